@@ -1,0 +1,1 @@
+"""Robust vision transformers in two lines: TAP and ADL."""
