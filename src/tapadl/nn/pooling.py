@@ -1,0 +1,151 @@
+"""Token-aware average pooling (TAP) as a module: the dilation predictor and the pooling it steers."""
+
+from typing import Any, Literal, get_args
+
+import torch
+from torch import nn
+
+from tapadl.ops.pooling import token_aware_pooling
+from tapadl.tokens import PatchGrid
+
+PoolingInit = Literal["paper", "identity"]
+
+
+class TokenAwareAveragePooling(nn.Module):
+    """Lets every patch token take in its neighbourhood, at distances it chooses itself.
+
+    A small predictor gives each patch a softmax over K branches: the token itself (dilation 0) and the means
+    over its 3x3 neighbours 1 .. K-1 patches apart; the output is their weighted sum. It sits in front of the
+    norm of an attention, on the attention's branch only.
+
+    Args:
+        dim: Width C of the tokens, at least 1.
+        num_branches: Number of branches K, at least 1; 1 leaves the tokens as they are.
+        temperature: Divisor of the predicted scores, above 0; large values even the branches out.
+        init: "paper", or "identity" to add a parameter `gate` (dim,), zero at the start, and give
+            `tokens + gate * (TAP(tokens) - tokens)`: a pretrained model is unchanged until the gate learns.
+
+    Attributes:
+        dilation_predictor: Convolution C -> K, batch norm, convolution K -> K, both 3x3 and without bias.
+        gate: Parameter (dim,) of `init="identity"`, None of `init="paper"`.
+
+    Raises:
+        ValueError: If an argument is outside its range.
+
+    Source:
+        Guo, Stutz, Schiele, "Robustifying Token Attention for Vision Transformers", ICCV 2023, section 3.1.
+
+    Example:
+        >>> tap = TokenAwareAveragePooling(dim=8)
+        >>> tap(torch.randn(2, 1 + 3 * 5, 8), grid_size=(3, 5), num_prefix_tokens=1).shape
+        torch.Size([2, 16, 8])
+        >>> sum(parameter.numel() for parameter in tap.parameters()) == 36 * 8 + 152
+        True
+    """
+
+    gate: nn.Parameter | None
+
+    def __init__(
+        self, dim: int, num_branches: int = 4, temperature: float = 1.0, init: PoolingInit = "paper"
+    ) -> None:
+        super().__init__()
+        if dim < 1:
+            raise ValueError(f"expected dim of at least 1, got {dim}")
+        if num_branches < 1:
+            raise ValueError(f"expected num_branches of at least 1, got {num_branches}")
+        if not temperature > 0:
+            raise ValueError(f"expected temperature above 0, got {temperature}")
+        if init not in get_args(PoolingInit):
+            raise ValueError(f"expected init to be one of {', '.join(get_args(PoolingInit))}, got {init!r}")
+        self.dim = dim
+        self.num_branches = num_branches
+        self.temperature = temperature
+        self.dilation_predictor = DilationPredictor(dim, num_branches)
+        self.register_parameter("gate", nn.Parameter(torch.zeros(dim)) if init == "identity" else None)
+
+    def forward(
+        self, tokens: torch.Tensor, grid_size: tuple[int, int], num_prefix_tokens: int = 0
+    ) -> torch.Tensor:
+        """Pooled tokens.
+
+        Args:
+            tokens: Prefix and patch tokens (B, N, C), floating; N = num_prefix_tokens + rows * cols.
+            grid_size: Rows and columns of the patch grid.
+            num_prefix_tokens: Class, distillation and register tokens in front; they are left alone.
+
+        Returns:
+            The tokens (B, N, C) after pooling, in the dtype of `tokens`.
+
+        Raises:
+            ValueError: If the tokens do not fit the module or the grid.
+        """
+        branch_weights = self.branch_weights(tokens, grid_size, num_prefix_tokens)
+        pooled = token_aware_pooling(
+            tokens, branch_weights, grid_size=grid_size, num_prefix_tokens=num_prefix_tokens
+        )
+        return pooled if self.gate is None else torch.lerp(tokens, pooled, self.gate.to(tokens.dtype))
+
+    def branch_weights(
+        self, tokens: torch.Tensor, grid_size: tuple[int, int], num_prefix_tokens: int = 0
+    ) -> torch.Tensor:
+        """The weights the predictor gives the branches at each patch.
+
+        Args:
+            tokens: As in `forward`.
+            grid_size: As in `forward`.
+            num_prefix_tokens: As in `forward`.
+
+        Returns:
+            Weights (B, K, rows, cols) in at least float32, positive, with sum 1 over K.
+
+        Raises:
+            ValueError: If the tokens do not fit the module or the grid.
+        """
+        grid = PatchGrid(*grid_size, num_prefix_tokens)
+        grid.check(tokens)
+        if tokens.shape[2] != self.dim:
+            raise ValueError(
+                f"expected tokens of width {self.dim}, got tokens of shape {tuple(tokens.shape)}"
+            )
+        if not tokens.is_floating_point():
+            raise ValueError(f"expected tokens of a floating dtype, got {tokens.dtype}; convert them first")
+        _, patches = grid.split(tokens)
+        scores: torch.Tensor = self.dilation_predictor(grid.to_map(patches))
+        at_least_float32 = torch.promote_types(torch.float32, scores.dtype)
+        return torch.softmax(scores / self.temperature, dim=1, dtype=at_least_float32)
+
+    def extra_repr(self) -> str:
+        """Arguments of the constructor, for `print`."""
+        init = "paper" if self.gate is None else "identity"
+        return f"{self.dim}, num_branches={self.num_branches}, temperature={self.temperature}, init={init!r}"
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        # One kind holds a gate and the other does not; strict=False would mix them up in silence.
+        error_messages: list[str] = args[-1]
+        has_gate = f"{prefix}gate" in state_dict
+        if any(key.startswith(f"{prefix}dilation_predictor.") for key in state_dict) and has_gate != (
+            self.gate is not None
+        ):
+            given, own = ("identity", "paper") if has_gate else ("paper", "identity")
+            error_messages.append(
+                f'the state of {prefix or "this module"} was saved with init="{given}" but the module was '
+                f'built with init="{own}"; build it with init="{given}" to load it'
+            )
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+class DilationPredictor(nn.Module):
+    """Scores (B, K, rows, cols) of the branches from a map of patch tokens (B, C, rows, cols)."""
+
+    def __init__(self, dim: int, num_branches: int) -> None:
+        super().__init__()
+        self.proj = nn.Sequential(
+            nn.Conv2d(dim, num_branches, kernel_size=3, padding=1, bias=False),
+            nn.BatchNorm2d(num_branches),
+            nn.Conv2d(num_branches, num_branches, kernel_size=3, padding=1, bias=False),
+        )
+
+    def forward(self, patch_map: torch.Tensor) -> torch.Tensor:
+        """Scores before temperature and softmax."""
+        scores: torch.Tensor = self.proj(patch_map)
+        return scores

@@ -1,0 +1,75 @@
+"""The public call of token-aware average pooling: it checks the arguments and picks an implementation."""
+
+from typing import Literal, get_args
+
+import torch
+
+from tapadl.ops.pooling import reference
+from tapadl.tokens import PatchGrid
+
+PoolingImpl = Literal["auto", "reference"]
+
+
+def token_aware_pooling(
+    tokens: torch.Tensor,
+    branch_weights: torch.Tensor,
+    *,
+    grid_size: tuple[int, int],
+    num_prefix_tokens: int = 0,
+    impl: PoolingImpl = "auto",
+) -> torch.Tensor:
+    """Patch tokens mixed with their neighbourhood, each with its own weights of the branches.
+
+    `out[b, :, r, c] = sum over d of branch_weights[b, d, r, c] * P_d(x)[b, :, r, c]`, where `x` is the map
+    of patch tokens, `P_0` the identity and `P_d` the mean over the 3x3 neighbours `d` patches apart, with
+    zeros outside the map and the divisor 9 everywhere. Prefix tokens pass through untouched. Sums are
+    accumulated in at least float32, inside autocast too.
+
+    Args:
+        tokens: Prefix and patch tokens (B, N, C), floating; N = num_prefix_tokens + rows * cols.
+        branch_weights: Weight of each branch at each patch (B, K, rows, cols), floating, K at least 1.
+        grid_size: Rows and columns of the patch grid.
+        num_prefix_tokens: Class, distillation and register tokens in front of the patches.
+        impl: Name of an implementation, or "auto" to have one chosen.
+
+    Returns:
+        The pooled tokens (B, N, C), in the dtype of `tokens`.
+
+    Raises:
+        ValueError: If shapes, dtypes, devices or the grid do not fit together, or `impl` is unknown.
+
+    Source:
+        Guo, Stutz, Schiele, "Robustifying Token Attention for Vision Transformers", ICCV 2023, section 3.1.
+
+    Example:
+        >>> tokens = torch.ones(1, 9, 2)
+        >>> branch_weights = torch.tensor([0.0, 1.0]).reshape(1, 2, 1, 1).expand(1, 2, 3, 3)
+        >>> pooled = token_aware_pooling(tokens, branch_weights, grid_size=(3, 3))
+        >>> (9 * pooled[0, :, 0]).reshape(3, 3)
+        tensor([[4., 6., 4.],
+                [6., 9., 6.],
+                [4., 6., 4.]])
+    """
+    grid = PatchGrid(*grid_size, num_prefix_tokens)
+    grid.check(tokens)
+    _check(tokens, branch_weights, grid)
+    if impl not in get_args(PoolingImpl):
+        raise ValueError(f"expected impl to be one of {', '.join(get_args(PoolingImpl))}, got {impl!r}")
+    return reference.token_aware_pooling(tokens, branch_weights, grid)
+
+
+def _check(tokens: torch.Tensor, branch_weights: torch.Tensor, grid: PatchGrid) -> None:
+    shape = tuple(branch_weights.shape)
+    if len(shape) != 4 or shape != (len(tokens), shape[1], grid.rows, grid.cols) or shape[1] < 1:
+        raise ValueError(
+            f"expected branch_weights of shape ({len(tokens)}, K, {grid.rows}, {grid.cols}) with K of at least 1, "
+            f"got {shape}"
+        )
+    for name, tensor in (("tokens", tokens), ("branch_weights", branch_weights)):
+        if not tensor.is_floating_point():
+            raise ValueError(f"expected {name} of a floating dtype, got {tensor.dtype}; convert them first")
+    if tokens.device != branch_weights.device:
+        raise ValueError(
+            "expected tokens and branch_weights on one device, "
+            f"got {tokens.device} and {branch_weights.device}"
+        )
