@@ -62,8 +62,8 @@ def _check(tokens: torch.Tensor, branch_weights: torch.Tensor, grid: PatchGrid) 
     shape = tuple(branch_weights.shape)
     if len(shape) != 4 or shape != (len(tokens), shape[1], grid.rows, grid.cols) or shape[1] < 1:
         raise ValueError(
-            f"expected branch_weights of shape ({len(tokens)}, K, {grid.rows}, {grid.cols}) with K of at least 1, "
-            f"got {shape}"
+            f"expected branch_weights of shape ({len(tokens)}, K, {grid.rows}, {grid.cols}) "
+            f"with K of at least 1, got {shape}"
         )
     for name, tensor in (("tokens", tokens), ("branch_weights", branch_weights)):
         if not tensor.is_floating_point():

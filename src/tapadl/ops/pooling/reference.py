@@ -22,9 +22,7 @@ def pool_branch(patch_map: torch.Tensor, dilation: int) -> torch.Tensor:
 def token_aware_pooling(tokens: torch.Tensor, branch_weights: torch.Tensor, grid: PatchGrid) -> torch.Tensor:
     """See `tapadl.token_aware_pooling`; arguments are taken as checked there."""
     prefix, patches = grid.split(tokens)
-    at_least_float32 = torch.promote_types(
-        torch.float32, torch.promote_types(tokens.dtype, branch_weights.dtype)
-    )
+    dtype = torch.promote_types(tokens.dtype, branch_weights.dtype)
     patch_map = grid.to_map(patches).to(torch.promote_types(dtype, torch.float32))
     pooled = torch.zeros_like(patch_map)
     for dilation in range(branch_weights.shape[1]):
