@@ -1,1 +1,26 @@
-"""Robust vision transformers in two lines: TAP and ADL."""
+"""Vision transformers that survive the real world: TAP and ADL for any model, in two lines."""
+
+from tapadl.attach import (
+    AttentionDiversificationLoss,
+    MeasuredGrid,
+    Site,
+    attach_tap,
+    describe,
+    detach_tap,
+)
+from tapadl.nn import TokenAwareAveragePooling
+from tapadl.ops.diversification import attention_diversification, attention_diversification_from_map
+from tapadl.ops.pooling import token_aware_pooling
+
+__all__ = [
+    "AttentionDiversificationLoss",
+    "MeasuredGrid",
+    "Site",
+    "TokenAwareAveragePooling",
+    "attach_tap",
+    "attention_diversification",
+    "attention_diversification_from_map",
+    "describe",
+    "detach_tap",
+    "token_aware_pooling",
+]

@@ -1,1 +1,15 @@
+"""TAP and ADL for a model that already exists."""
 
+from tapadl.attach.describe import describe
+from tapadl.attach.diversification import AttentionDiversificationLoss
+from tapadl.attach.site import MeasuredGrid, Site
+from tapadl.attach.tap import attach_tap, detach_tap
+
+__all__ = [
+    "AttentionDiversificationLoss",
+    "MeasuredGrid",
+    "Site",
+    "attach_tap",
+    "describe",
+    "detach_tap",
+]

@@ -1,0 +1,176 @@
+"""What every attention of a model computed in its last forward, heard without changing it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from tapadl.attach.site import MeasuredGrid, Site
+
+
+@dataclass(frozen=True)
+class QueryKey:
+    """One attention computed by a fused kernel: softmax(query key^T * scale + attn_bias).
+
+    Args:
+        query: Queries (B, H, N, D), in the graph of the model.
+        key: Keys (B, H, M, D).
+        scale: Factor of the product; None for 1 / sqrt(D).
+        attn_bias: Additive bias, or boolean mask (True may attend), that broadcasts to (B, H, N, M); or None.
+        is_causal: Whether query i sees keys 0..i only.
+    """
+
+    query: torch.Tensor
+    key: torch.Tensor
+    scale: float | None
+    attn_bias: torch.Tensor | None
+    is_causal: bool
+
+
+@dataclass(frozen=True)
+class StoredMap:
+    """One attention that the model computed as a map (B, H, N, M), before attention dropout."""
+
+    attention: torch.Tensor
+
+
+Captured = QueryKey | StoredMap
+
+
+class AttentionCapture:
+    """Listens to the attentions of a model and keeps references to what they computed in the last forward.
+
+    A pre-hook and an always-called hook on each attention module enter and leave a `TorchFunctionMode` which
+    sees `scaled_dot_product_attention`, or the softmax where a model computes its maps itself. Nothing is
+    heard while gradients are disabled (unless `without_grad`), nor when blocks are computed a second time in
+    the backward pass (gradient checkpointing). Copies of the model do not listen.
+
+    Args:
+        model: The model whose calls begin a new forward.
+        sites: Where to listen.
+        without_grad: Listen under `torch.no_grad()` too, for diagnostics.
+    """
+
+    def __init__(self, model: nn.Module, sites: Sequence[Site], *, without_grad: bool = False) -> None:
+        self.is_open = True
+        self._without_grad = without_grad
+        self._depth = 0
+        self._heard: list[list[Captured]] = [[] for _ in sites]
+        entries = {site.grid.module: None for site in sites if isinstance(site.grid, MeasuredGrid)}
+        self._handles = [
+            # prepend: hooks of two captures on one module nest, so that each leaves the mode it entered
+            model.register_forward_pre_hook(self._enter_forward, prepend=True),
+            model.register_forward_hook(self._leave_forward, always_call=True),
+            *(
+                entry.register_forward_pre_hook(self._begin_features)
+                for entry in entries
+                if entry is not model
+            ),
+        ]
+        for site, heard in zip(sites, self._heard, strict=True):
+            listener = SiteListener(self, heard)
+            self._handles += [
+                site.attention.register_forward_pre_hook(listener.enter),
+                site.attention.register_forward_hook(listener.leave, always_call=True, prepend=True),
+            ]
+
+    def take(self) -> list[list[Captured]]:
+        """What each site computed in the last forward, in order of its calls; nothing is kept here."""
+        taken = [list(heard) for heard in self._heard]
+        self._forget()
+        return taken
+
+    def close(self) -> None:
+        """Take the hooks off the model."""
+        self.is_open = False
+        self._forget()
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def listens(self) -> bool:
+        """Whether what the model computes now counts."""
+        if not self.is_open or not (self._without_grad or torch.is_grad_enabled()):
+            return False
+        # Inside a backward pass (never traced) a call recomputes what counted already.
+        return torch.compiler.is_compiling() or torch._C._current_graph_task_id() == -1
+
+    def _forget(self) -> None:
+        for heard in self._heard:
+            heard.clear()
+
+    def _enter_forward(self, _model: nn.Module, _inputs: tuple[Any, ...]) -> None:
+        if self._depth == 0 and self.listens():
+            self._forget()
+        self._depth += 1
+
+    def _leave_forward(self, _model: nn.Module, _inputs: tuple[Any, ...], _output: Any) -> None:
+        self._depth = max(self._depth - 1, 0)
+
+    def _begin_features(self, _entry: nn.Module, _inputs: tuple[Any, ...]) -> None:
+        # forward_features and its like do not call the model as a module; its patch embedding they do.
+        if self._depth == 0 and self.listens():
+            self._forget()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy (deepcopy, EMA, pickle) has the hooks but hears nothing."""
+        return {"is_open": False, "_without_grad": False, "_depth": 0, "_heard": [], "_handles": []}
+
+
+class SiteListener:
+    """The two hooks of one attention module."""
+
+    def __init__(self, capture: AttentionCapture, heard: list[Captured]) -> None:
+        self.capture = capture
+        self.heard = heard
+        self.entered: list[_AttentionMode] = []
+
+    def enter(self, _attention: nn.Module, _inputs: tuple[Any, ...]) -> None:
+        if self.capture.listens():
+            mode = _AttentionMode(self.heard)
+            mode.__enter__()
+            self.entered.append(mode)
+
+    def leave(self, _attention: nn.Module, _inputs: tuple[Any, ...], _output: Any) -> None:
+        if self.entered:
+            self.entered.pop().__exit__(None, None, None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"capture": self.capture, "heard": [], "entered": []}
+
+
+SOFTMAXES = (torch.softmax, torch.Tensor.softmax, F.softmax)
+
+
+class _AttentionMode(TorchFunctionMode):
+    def __init__(self, heard: list[Captured]) -> None:
+        super().__init__()
+        self.heard = heard
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        output = func(*args, **kwargs)
+        if func is F.scaled_dot_product_attention:
+            self.heard.append(_query_key(*args, **kwargs))
+        elif func in SOFTMAXES and output.ndim == 4:
+            self.heard.append(StoredMap(output))
+        return output
+
+
+def _query_key(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> QueryKey:
+    if enable_gqa and key.shape[1] != query.shape[1]:
+        key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
+    return QueryKey(query, key, scale, attn_mask, is_causal)

@@ -1,0 +1,141 @@
+"""The attention diversification loss (ADL) of a model that already exists."""
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self, get_args
+
+import torch
+from torch import nn
+
+from tapadl.attach.capture import AttentionCapture, Captured, QueryKey
+from tapadl.attach.site import Site, select_sites
+from tapadl.ops.diversification import (
+    attention_diversification,
+    attention_diversification_from_map,
+)
+from tapadl.ops.diversification.api import Impl as DiversificationImpl
+
+
+class AttentionDiversificationLoss:
+    """ADL of every attention of a model, from the queries and keys of its last forward.
+
+    `L = mean over layers, images and queries i of cos(f(M_i), f(mean over i of M_i))`, where `M` is the
+    attention averaged over heads and `f` keeps what exceeds `tau` / number of keys. Add it to the training
+    loss; call it once after each forward. It has no parameters, computes its own attention in blocks (fused
+    kernels stay on, nothing of size N x N is stored) and hears nothing while gradients are disabled.
+
+    Args:
+        model: A timm VisionTransformer, a module that holds one, or a model with `attention_sites()`.
+        tau: Threshold multiple, at least 0; the paper uses 2.
+        impl: Implementation of the operation, `"auto"` to let it choose.
+        blocks: Indices of the sites to listen to; None for all.
+        sites: The sites themselves, for a model of one's own.
+        patch_tokens_only: Leave out class, distillation and register tokens, as queries and as keys: the
+            attention of the patches over the patches alone. By default every token takes part.
+
+    Raises:
+        ValueError: If no site is found, an index or `tau` is out of range, or a site refuses ADL.
+
+    Source:
+        Guo, Stutz, Schiele, ICCV 2023, section 3.2.
+
+    Example:
+        >>> import timm, tapadl
+        >>> model = timm.create_model("vit_tiny_patch16_224", depth=2, num_classes=5)
+        >>> diversification = tapadl.AttentionDiversificationLoss(model)
+        >>> loss = model(torch.randn(2, 3, 224, 224)).logsumexp(1).mean() + diversification()
+        >>> loss.backward()
+        >>> diversification.close()
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tau: float = 2.0,
+        impl: DiversificationImpl = "auto",
+        blocks: Sequence[int] | None = None,
+        sites: Sequence[Site] | None = None,
+        patch_tokens_only: bool = False,
+    ) -> None:
+        if not tau >= 0:
+            raise ValueError(f"expected tau of at least 0, got {tau}")
+        if impl not in get_args(DiversificationImpl):
+            raise ValueError(
+                f"expected impl to be one of {', '.join(get_args(DiversificationImpl))}, got {impl!r}"
+            )
+        chosen = select_sites(model, sites, blocks)
+        for name, site in chosen:
+            if site.refuses_adl:
+                raise ValueError(f"ADL has no meaning at {name}: {site.refuses_adl}")
+        self.tau = tau
+        self.impl: DiversificationImpl = impl
+        self.patch_tokens_only = patch_tokens_only
+        self._model_name = type(model).__name__
+        self._sites = chosen
+        self._capture = AttentionCapture(model, [site for _, site in chosen])
+
+    def __call__(self) -> torch.Tensor:
+        """The mean of `per_layer()`: a scalar in at least float32; the captured tensors are released."""
+        return torch.stack(self.per_layer()).mean()
+
+    def per_layer(self) -> list[torch.Tensor]:
+        """The loss of every attention of the last forward, one scalar each, in order of the blocks.
+
+        Raises:
+            RuntimeError: If there was no forward since the last call, or a site was not reached in it.
+        """
+        taken = self._capture.take()
+        if not any(taken):
+            raise RuntimeError(
+                f"expected a forward of {self._model_name} with gradients enabled before each call of the loss, "
+                f"got none{'' if self._capture.is_open else ': the loss is closed'} (a forward under no_grad, or "
+                f"inside reentrant gradient checkpointing, is not heard: use use_reentrant=False)"
+            )
+        for (name, _), calls in zip(self._sites, taken, strict=True):
+            if not calls:
+                raise RuntimeError(
+                    f"the attention at {name} of {self._model_name} computed no softmax in the last forward; leave "
+                    f"this block out with blocks=[...], or check that the forward runs through it"
+                )
+        return [
+            self._loss(call, site.num_prefix_tokens)
+            for (_, site), calls in zip(self._sites, taken, strict=True)
+            for call in calls
+        ]
+
+    def close(self) -> None:
+        """Stop listening and take the hooks off the model."""
+        self._capture.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _loss(self, call: Captured, num_prefix_tokens: int) -> torch.Tensor:
+        first = num_prefix_tokens if self.patch_tokens_only else 0
+        if isinstance(call, QueryKey):
+            return attention_diversification(
+                call.query[:, :, first:],
+                call.key[:, :, first:],
+                tau=self.tau,
+                scale=call.scale,
+                attn_bias=_patches_of_bias(call.attn_bias, first),
+                is_causal=call.is_causal,
+                impl=self.impl,
+            )
+        attention = call.attention[:, :, first:, first:]
+        if first:
+            attention = attention / attention.sum(dim=-1, keepdim=True)
+        return attention_diversification_from_map(attention, tau=self.tau)
+
+
+def _patches_of_bias(attn_bias: torch.Tensor | None, first: int) -> torch.Tensor | None:
+    if attn_bias is None or first == 0:
+        return attn_bias
+    rows = slice(first if attn_bias.shape[-2] > 1 else 0, None)
+    cols = slice(first if attn_bias.shape[-1] > 1 else 0, None)
+    return attn_bias[..., rows, cols]

@@ -1,0 +1,105 @@
+"""Where a model attends: the sites TAP goes in front of and ADL listens to."""
+
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from torch import nn
+
+GridMeasure = Callable[[nn.Module, tuple[Any, ...]], tuple[int, int]]
+
+# Libraries with an adapter: the first part of a class's module name -> the file in this folder.
+ADAPTERS = {"timm": "tapadl.attach.timm"}
+
+
+@dataclass(frozen=True)
+class MeasuredGrid:
+    """A grid that is read anew in every forward, from the input of `module` (a patch embedding).
+
+    Args:
+        module: The module whose call shows the grid.
+        measure: `(module, inputs) -> (rows, cols)`; a plain function, so that models stay copyable.
+    """
+
+    module: nn.Module
+    measure: GridMeasure
+
+
+@dataclass(frozen=True)
+class Site:
+    """One self-attention of a model, as an adapter describes it.
+
+    Args:
+        block: The block that owns the attention; TAP becomes its child `tap`.
+        attention: The module in which softmax attention is computed.
+        norm: The norm in front of the attention, called with the tokens (B, N, C), feeding nothing else.
+        num_prefix_tokens: Class, distillation and register tokens in front of the patches.
+        grid: The fixed (rows, cols) of the patches, or a MeasuredGrid.
+        refuses_tap: Why TAP does not fit here; empty where it does.
+        refuses_adl: Why ADL has no meaning here; empty where it has.
+    """
+
+    block: nn.Module
+    attention: nn.Module
+    norm: nn.Module
+    num_prefix_tokens: int
+    grid: tuple[int, int] | MeasuredGrid
+    refuses_tap: str = ""
+    refuses_adl: str = ""
+
+
+def find_sites(model: nn.Module) -> list[Site]:
+    """The attention sites of a model, in order of its blocks.
+
+    A model, or a part of it, that offers `attention_sites()` is asked first; then each part is shown to
+    the adapter of the library its class comes from. Wrappers (DistributedDataParallel, a compiled model,
+    `nn.Sequential`) are looked into.
+
+    Raises:
+        ValueError: If no part of the model is known; says what was looked for.
+    """
+    sites = [site for part in model.modules() for site in _sites_of_part(part)]
+    if not sites:
+        raise ValueError(
+            f"found no attention to work on in {type(model).__name__}: expected a model (or a part of one) with a "
+            f"method attention_sites(), or of a library with an adapter ({', '.join(sorted(ADAPTERS))}: its "
+            f"VisionTransformer); for a model of your own pass sites=[tapadl.Site(...), ...]"
+        )
+    return sites
+
+
+def select_sites(
+    model: nn.Module, sites: Sequence[Site] | None, blocks: Sequence[int] | None
+) -> list[tuple[str, Site]]:
+    """The chosen sites, each with the name of its block for messages."""
+    found = list(sites) if sites is not None else find_sites(model)
+    if not found:
+        raise ValueError("expected at least one tapadl.Site in sites, got none")
+    for index in blocks if blocks is not None else ():
+        if not -len(found) <= index < len(found):
+            raise ValueError(
+                f"expected blocks to hold indices of the {len(found)} sites of {type(model).__name__}, got {index}"
+            )
+    if blocks is not None and len(blocks) == 0:
+        raise ValueError("expected blocks to name at least one site (None means all), got an empty list")
+    chosen = range(len(found)) if blocks is None else sorted({index % len(found) for index in blocks})
+    names = {id(module): name for name, module in model.named_modules()}
+    return [
+        (
+            names.get(id(found[index].block)) or f"site {index} ({type(found[index].block).__name__})",
+            found[index],
+        )
+        for index in chosen
+    ]
+
+
+def _sites_of_part(part: nn.Module) -> list[Site]:
+    own = getattr(part, "attention_sites", None)
+    if callable(own):
+        return cast(list[Site], own())
+    for base in type(part).__mro__:
+        adapter = ADAPTERS.get(base.__module__.partition(".")[0])
+        if adapter is not None:
+            return cast(list[Site], importlib.import_module(adapter).sites(part))
+    return []

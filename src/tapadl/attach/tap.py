@@ -1,0 +1,192 @@
+"""TAP inside a model that already exists: in with `attach_tap`, out with `detach_tap`."""
+
+from collections.abc import Sequence
+from typing import Any, Literal, TypeVar
+
+import torch
+from torch import nn
+
+from tapadl.attach.site import GridMeasure, MeasuredGrid, Site, select_sites
+from tapadl.nn import TokenAwareAveragePooling
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+class GridRecorder:
+    """Remembers the grid of the images going through a patch embedding, for the blocks behind it.
+
+    Grids are kept by their number of patches: a block recomputed in the backward pass (gradient
+    checkpointing) finds its own again although images of another size went through in between.
+    """
+
+    def __init__(self, measure: GridMeasure) -> None:
+        self.measure = measure
+        self.grids: dict[int, tuple[int, int]] = {}
+
+    def record(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        """Forward pre-hook of the patch embedding."""
+        rows, cols = self.measure(module, inputs)
+        self.grids[rows * cols] = (rows, cols)
+
+
+class AttachedTAP(TokenAwareAveragePooling):
+    """The TAP module of one block of a model, with what it must know about that model."""
+
+    def __init__(
+        self, site_name: str, num_prefix_tokens: int, grid: tuple[int, int] | GridRecorder, **options: Any
+    ):
+        super().__init__(**options)
+        self.site_name = site_name
+        self.num_prefix_tokens = num_prefix_tokens
+        self.grid = grid
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What `attach_tap` was asked for."""
+        init = "paper" if self.gate is None else "identity"
+        return {"num_branches": self.num_branches, "temperature": self.temperature, "init": init}
+
+    def before_norm(self, _norm: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Forward pre-hook of the norm: hands it the pooled tokens, while the residual keeps the others."""
+        tokens = inputs[0]
+        return self(tokens, self._grid_of(tokens), self.num_prefix_tokens), *inputs[1:]
+
+    def _grid_of(self, tokens: torch.Tensor) -> tuple[int, int]:
+        if not isinstance(self.grid, GridRecorder):
+            return self.grid
+        num_patches = tokens.shape[1] - self.num_prefix_tokens
+        if num_patches not in self.grid.grids:
+            raise RuntimeError(
+                f"TAP at {self.site_name} got {tokens.shape[1]} tokens ({self.num_prefix_tokens} of them prefix), "
+                f"but no image with {num_patches} patches went through the patch embedding; tokens must not be "
+                f"dropped or merged in front of TAP, and its patch embedding must be called as a module"
+            )
+        return self.grid.grids[num_patches]
+
+
+def attach_tap(
+    model: Model,
+    num_branches: int = 4,
+    temperature: float = 1.0,
+    init: Literal["paper", "identity"] = "paper",
+    blocks: Sequence[int] | None = None,
+    sites: Sequence[Site] | None = None,
+) -> Model:
+    """Put Token-aware Average Pooling in front of the attention of a model, in place.
+
+    Every chosen block computes `tokens + attention(norm(TAP(tokens)))`; the residual keeps the tokens as they
+    are. The block gains the parameters `tap.*`, on the device and in the dtype of its norm; all other names in
+    the state_dict stay. Blocks that have TAP already are left alone. Build the optimizer afterwards.
+
+    Args:
+        model: A timm VisionTransformer, a module that holds one, or a model with `attention_sites()`.
+        num_branches: K; branch 0 is the token itself, branch d its 3 x 3 neighbourhood at dilation d.
+        temperature: Divides the logits of the branch weights.
+        init: `"paper"`, or `"identity"` for a pretrained model: its output does not change by one bit at
+            first, and TAP grows in through a learned gate.
+        blocks: Indices of the sites to use, in order of the model; None for all.
+        sites: The sites themselves, for a model of one's own.
+
+    Returns:
+        The same model.
+
+    Raises:
+        ValueError: If no site is found, an index or option is out of range, a site refuses TAP, or a block has
+            TAP with other options.
+
+    Source:
+        Guo, Stutz, Schiele, ICCV 2023, section 3.1; the official models build it into each block.
+
+    Example:
+        >>> import timm, tapadl
+        >>> model = tapadl.attach_tap(timm.create_model("vit_tiny_patch16_224", depth=2))
+        >>> model(torch.zeros(1, 3, 224, 224)).shape
+        torch.Size([1, 1000])
+        >>> sorted({name.split(".")[2] for name, _ in model.named_parameters() if ".tap." in name})
+        ['tap']
+    """
+    options = {"num_branches": num_branches, "temperature": temperature, "init": init}
+    chosen = select_sites(model, sites, blocks)
+    _check(chosen, options)
+    recorders: dict[nn.Module, GridRecorder] = {}
+    added: list[tuple[Site, AttachedTAP]] = []
+    for name, site in chosen:
+        if _tap_of(site.block) is None:
+            grid = _grid_source(site.grid, recorders)
+            tap = AttachedTAP(name, site.num_prefix_tokens, grid, dim=_width(name, site), **options)
+            added.append((site, tap))
+    for module, recorder in recorders.items():
+        module.register_forward_pre_hook(recorder.record)
+    for site, tap in added:
+        like = next(site.block.parameters())
+        site.block.add_module("tap", tap.to(like.device, like.dtype).train(site.block.training))
+        site.norm.register_forward_pre_hook(tap.before_norm)
+    return model
+
+
+def detach_tap(model: Model) -> Model:
+    """Take all TAP modules out of a model again: its output and state_dict are what they were, bit for bit.
+
+    Args:
+        model: A model with TAP; one without is left alone.
+
+    Returns:
+        The same model.
+
+    Example:
+        >>> import timm, tapadl
+        >>> model = timm.create_model("vit_tiny_patch16_224", depth=2)
+        >>> keys = list(model.state_dict())
+        >>> list(tapadl.detach_tap(tapadl.attach_tap(model)).state_dict()) == keys
+        True
+    """
+    for module in list(model.modules()):
+        for hook_id, hook in list(module._forward_pre_hooks.items()):
+            if isinstance(getattr(hook, "__self__", None), AttachedTAP | GridRecorder):
+                del module._forward_pre_hooks[hook_id]
+        if _tap_of(module) is not None:
+            del module.tap
+    return model
+
+
+def _tap_of(block: nn.Module) -> AttachedTAP | None:
+    tap = getattr(block, "tap", None)
+    return tap if isinstance(tap, AttachedTAP) else None
+
+
+def _check(chosen: list[tuple[str, Site]], options: dict[str, Any]) -> None:
+    for name, site in chosen:
+        if site.refuses_tap:
+            raise ValueError(f"TAP does not fit {name}: {site.refuses_tap}")
+        tap = _tap_of(site.block)
+        if tap is None and hasattr(site.block, "tap"):
+            raise ValueError(
+                f"expected {name} to have no attribute 'tap' of its own, got {type(site.block.tap)}"
+            )
+        was = options if tap is None else tap.options
+        if was != options:
+            raise ValueError(
+                f"{name} has TAP with {was}, asked for {options}; call tapadl.detach_tap(model) first"
+            )
+
+
+def _width(name: str, site: Site) -> int:
+    for candidate in (getattr(site.norm, "normalized_shape", None), getattr(site.norm, "weight", None)):
+        if candidate is not None:
+            shape = candidate.shape if isinstance(candidate, torch.Tensor) else candidate
+            return int(shape[-1])
+    raise ValueError(
+        f"cannot tell the width of the tokens at {name} from its norm {type(site.norm).__name__}"
+    )
+
+
+def _grid_source(
+    grid: tuple[int, int] | MeasuredGrid, new_recorders: dict[nn.Module, GridRecorder]
+) -> tuple[int, int] | GridRecorder:
+    if not isinstance(grid, MeasuredGrid):
+        return grid
+    for hook in grid.module._forward_pre_hooks.values():
+        owner = getattr(hook, "__self__", None)
+        if isinstance(owner, GridRecorder):
+            return owner
+    return new_recorders.setdefault(grid.module, GridRecorder(grid.measure))

@@ -1,0 +1,373 @@
+import copy
+import io
+
+import pytest
+import timm
+import torch
+from timm.utils import ModelEmaV3
+from torch import nn
+
+import tapadl
+from tapadl.attach.tap import AttachedTAP, GridRecorder
+
+FAMILIES = {
+    "class token": {},
+    "global pooling": {"class_token": False, "global_pool": "avg"},
+    "registers": {"reg_tokens": 4, "init_values": 1e-5},
+    "DeiT-III": {"no_embed_class": True, "init_values": 1e-6},
+    "patches alone have positions, registers": {"reg_tokens": 4, "no_embed_class": True},
+}
+
+
+def by_hand(model, images):
+    """The arithmetic of the paper, block by block, without hooks."""
+    grid = model.patch_embed.dynamic_feat_size(images.shape[-2:])
+    taps = [block.tap for block in model.blocks]
+    tapadl.detach_tap(model)
+    tokens = model.norm_pre(model.patch_drop(model._pos_embed(model.patch_embed(images))))
+    for block, tap in zip(model.blocks, taps, strict=True):
+        pooled = nn.Module.__call__(tap, tokens, grid, model.num_prefix_tokens)
+        tokens = tokens + block.drop_path1(block.ls1(block.attn(block.norm1(pooled))))
+        tokens = tokens + block.drop_path2(block.ls2(block.mlp(block.norm2(tokens))))
+    return model.forward_head(model.norm(tokens))
+
+
+@pytest.mark.parametrize("options", FAMILIES.values(), ids=FAMILIES.keys())
+def test_attached_model_computes_the_blocks_of_the_paper(make_vit, images, options):
+    model = tapadl.attach_tap(make_vit(**options)).eval()
+    output = model(images)
+    assert torch.equal(output, by_hand(model, images))
+
+
+@pytest.mark.parametrize("options", FAMILIES.values(), ids=FAMILIES.keys())
+def test_attach_then_detach_restores_output_and_keys(make_vit, images, options):
+    model = make_vit(**options).eval()
+    output, keys = model(images), list(model.state_dict())
+    tapadl.attach_tap(model)
+    assert not torch.equal(model(images), output)
+    tapadl.detach_tap(model)
+    assert torch.equal(model(images), output)
+    assert list(model.state_dict()) == keys
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "deit_tiny_patch16_224",
+        "deit_tiny_distilled_patch16_224",
+        "deit3_small_patch16_224",
+        "vit_small_patch14_reg4_dinov2",
+    ],
+)
+def test_named_timm_models_take_tap_and_the_loss(name):
+    model = tapadl.attach_tap(timm.create_model(name, img_size=112, depth=2, num_classes=3))
+    with tapadl.AttentionDiversificationLoss(model) as diversification:
+        (model(torch.randn(2, 3, 112, 112)).square().mean() + diversification()).backward()
+    assert all(parameter.grad is not None for key, parameter in model.named_parameters() if ".tap." in key)
+
+
+def test_original_keys_are_kept_and_only_tap_is_added(make_vit):
+    model = make_vit()
+    before = model.state_dict()
+    after = tapadl.attach_tap(model).state_dict()
+    assert [key for key in after if ".tap." not in key] == list(before)
+    assert "blocks.2.tap.dilation_predictor.proj.0.weight" in after
+    dim, branches = 16, 4
+    added = sum(p.numel() for key, p in model.named_parameters() if ".tap." in key)
+    assert added == 3 * (9 * dim * branches + 9 * branches**2 + 2 * branches)
+
+
+def test_attaching_twice_is_attaching_once(make_vit, images):
+    model = tapadl.attach_tap(make_vit()).eval()
+    output, keys = model(images), list(model.state_dict())
+    hooks = sum(len(module._forward_pre_hooks) for module in model.modules())
+    assert tapadl.attach_tap(model) is model
+    assert torch.equal(model(images), output)
+    assert list(model.state_dict()) == keys
+    assert sum(len(module._forward_pre_hooks) for module in model.modules()) == hooks
+
+
+def test_attaching_again_with_other_options_is_refused(make_vit):
+    model = tapadl.attach_tap(make_vit())
+    with pytest.raises(ValueError, match=r"blocks.0 has TAP with .*'num_branches': 4.*detach_tap"):
+        tapadl.attach_tap(model, num_branches=3)
+
+
+def test_blocks_selects_and_counts_from_the_end(make_vit):
+    model = tapadl.attach_tap(make_vit(), blocks=[-1, 0])
+    assert [hasattr(block, "tap") for block in model.blocks] == [True, False, True]
+    tapadl.attach_tap(model, blocks=[1])
+    assert all(hasattr(block, "tap") for block in model.blocks)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "message"), [([3], r"indices of the 3 sites .* got 3"), ([], "at least one site")]
+)
+def test_wrong_blocks_are_named(make_vit, blocks, message):
+    with pytest.raises(ValueError, match=message):
+        tapadl.attach_tap(make_vit(), blocks=blocks)
+
+
+@pytest.mark.parametrize("init", ["paper", "identity"])
+def test_tap_takes_device_dtype_and_mode_of_its_block(make_vit, init):
+    model = make_vit().double().eval()
+    tapadl.attach_tap(model, init=init)
+    assert {p.dtype for p in model.parameters()} == {torch.float64}
+    assert not any(module.training for module in model.modules())
+
+
+def test_identity_start_leaves_the_output_bit_identical_and_learns(make_vit, images):
+    model = make_vit()
+    output = model(images)
+    tapadl.attach_tap(model, init="identity")
+    assert torch.equal(model(images), output)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    for _ in range(2):
+        optimizer.zero_grad()
+        model(images).square().sum().backward()
+        optimizer.step()
+    assert all(block.tap.gate.abs().max() > 0 for block in model.blocks)
+    assert all(
+        p.grad.abs().max() > 0
+        for key, p in model.named_parameters()
+        if key.endswith("tap.dilation_predictor.proj.0.weight")
+    )
+
+
+@pytest.mark.parametrize(
+    "copy_model", [copy.deepcopy, lambda model: ModelEmaV3(model).module], ids=["deepcopy", "ema"]
+)
+def test_copies_are_independent(make_vit, images, copy_model):
+    model = tapadl.attach_tap(make_vit(dynamic_img_size=True)).eval()
+    output = model(images)
+    other = copy_model(model)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.zero_()
+    # Another image size goes through the copy; the grid of the original must not move with it.
+    other(torch.randn(1, 3, 48, 32))
+    recorders = {
+        id(module.grid) for m in (model, other) for module in m.modules() if isinstance(module, AttachedTAP)
+    }
+    assert len(recorders) == 2
+    assert torch.equal(model(images), output)
+    tapadl.detach_tap(other)
+    assert torch.equal(model(images), output)
+
+
+def test_whole_model_can_be_pickled(make_vit, images):
+    model = tapadl.attach_tap(make_vit()).eval()
+    with tapadl.AttentionDiversificationLoss(model):
+        buffer = io.BytesIO()
+        torch.save(model, buffer)
+    buffer.seek(0)
+    loaded = torch.load(buffer, weights_only=False)
+    assert torch.equal(loaded(images), model(images))
+
+
+def test_state_dict_round_trip(make_vit, images):
+    model = tapadl.attach_tap(make_vit())
+    model(images)  # moves the batch-norm statistics
+    other = tapadl.attach_tap(make_vit())
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.add_(1)
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(other.eval()(images), model.eval()(images))
+
+
+def test_pretrained_weights_load_around_tap(make_vit):
+    plain = make_vit().state_dict()
+    missing = tapadl.attach_tap(make_vit()).load_state_dict(plain, strict=False)
+    assert not missing.unexpected_keys
+    assert all(".tap." in key for key in missing.missing_keys)
+
+
+def test_loading_one_kind_of_tap_into_the_other_is_an_error_that_names_it(make_vit):
+    paper = tapadl.attach_tap(make_vit())
+    identity = tapadl.attach_tap(make_vit(), init="identity")
+    with pytest.raises(RuntimeError, match=r'blocks.0.tap.* saved with init="paper"'):
+        identity.load_state_dict(paper.state_dict(), strict=False)
+
+
+@pytest.mark.parametrize("size", [(32, 48), (48, 32), (64, 64), (8, 40)])
+def test_any_image_size_with_dynamic_img_size(make_vit, size):
+    model = tapadl.attach_tap(make_vit(dynamic_img_size=True)).eval()
+    images = torch.randn(2, 3, *size)
+    assert torch.equal(model(images), by_hand(model, images))
+
+
+def test_padding_of_odd_sizes_counts_in_the_grid(make_vit):
+    model = tapadl.attach_tap(make_vit(dynamic_img_size=True, dynamic_img_pad=True)).eval()
+    images = torch.randn(2, 3, 29, 43)
+    assert torch.equal(model(images), by_hand(model, images))
+
+
+def test_forward_features_and_intermediates_run_through_tap(make_vit, images):
+    model = tapadl.attach_tap(make_vit()).eval()
+    features = model.forward_features(images)
+    final, intermediates = model.forward_intermediates(images)
+    assert torch.equal(features, final)
+    assert intermediates[-1].shape == (2, 16, 4, 6)
+    plain = tapadl.detach_tap(model)
+    assert not torch.equal(features, plain.forward_features(images))
+
+
+def test_features_only_models_are_looked_into(images):
+    model = timm.create_model(
+        "vit_tiny_patch16_224",
+        img_size=(32, 48),
+        patch_size=8,
+        depth=2,
+        features_only=True,
+        out_indices=[0, 1],
+    ).eval()
+    plain = model(images)
+    assert not torch.equal(tapadl.attach_tap(model)(images)[-1], plain[-1])
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_gradient_checkpointing_gives_the_same_gradients(make_vit, images, use_reentrant):
+    def gradients(checkpointing):
+        model = tapadl.attach_tap(make_vit())
+        if checkpointing:
+            model.blocks.forward = None
+            forward = nn.Sequential.forward
+
+            def run(tokens):
+                for block in model.blocks:
+                    tokens = torch.utils.checkpoint.checkpoint(block, tokens, use_reentrant=use_reentrant)
+                return tokens
+
+            model.blocks.forward = run
+            assert forward is not run
+        model(images.requires_grad_()).square().sum().backward()
+        return [p.grad for p in model.parameters()]
+
+    for checkpointed, plain in zip(gradients(True), gradients(False), strict=True):
+        torch.testing.assert_close(checkpointed, plain, rtol=1e-5, atol=1e-6)
+
+
+def test_checkpointed_blocks_find_their_grid_after_another_image_size(make_vit, images):
+    def gradients(checkpointing):
+        model = tapadl.attach_tap(make_vit(dynamic_img_size=True)).eval()
+        model.set_grad_checkpointing(checkpointing)
+        small = torch.ones(2, 3, 24, 16)
+        (model(images).square().sum() + model(small).square().sum()).backward()
+        return [p.grad for p in model.parameters()]
+
+    for checkpointed, plain in zip(gradients(True), gradients(False), strict=True):
+        torch.testing.assert_close(checkpointed, plain, rtol=1e-5, atol=1e-6)
+
+
+def test_autocast_bfloat16(make_vit, images):
+    model = tapadl.attach_tap(make_vit()).eval()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = model(images)
+        output.float().sum().backward()
+    assert (output.float() - model(images)).abs().max() < 0.1
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+def test_dropped_patches_are_refused(make_vit):
+    with pytest.raises(ValueError, match=r"TAP does not fit blocks.0: patch dropout"):
+        tapadl.attach_tap(make_vit(patch_drop_rate=0.5))
+
+
+def test_tokens_without_a_grid_are_an_error(make_vit, images):
+    model = tapadl.attach_tap(make_vit())
+    model(images)
+    with pytest.raises(
+        RuntimeError, match=r"blocks.1 got 8 tokens \(1 of them prefix\), but no image with 7"
+    ):
+        model.blocks[1](torch.randn(1, 8, 16))
+
+
+@pytest.mark.parametrize(
+    "model", [nn.Linear(3, 3), timm.create_model("resnet18", num_classes=2)], ids=["linear", "resnet"]
+)
+def test_a_model_without_attention_is_refused_with_what_was_looked_for(model):
+    for attach in (tapadl.attach_tap, tapadl.AttentionDiversificationLoss, tapadl.describe):
+        with pytest.raises(
+            ValueError, match=r"found no attention .* in (Linear|ResNet): expected .*attention_sites\(\)"
+        ):
+            attach(model)
+
+
+def test_unknown_block_types_are_refused_by_name():
+    model = timm.create_model(
+        "vit_tiny_patch16_224", depth=2, block_fn=timm.models.vision_transformer.ParallelScalingBlock
+    )
+    with pytest.raises(ValueError, match="ParallelScalingBlock, which has no adapter"):
+        tapadl.attach_tap(model)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_branches": 0}, "num_branches of at least 1, got 0"),
+        ({"temperature": 0.0}, "temperature above 0, got 0.0"),
+        ({"init": "zero"}, "paper, identity, got 'zero'"),
+        ({"sites": []}, "at least one tapadl.Site"),
+    ],
+)
+def test_wrong_options_leave_the_model_as_it_was(make_vit, options, message):
+    model = make_vit()
+    keys = list(model.state_dict())
+    with pytest.raises(ValueError, match=message):
+        tapadl.attach_tap(model, **options)
+    assert list(model.state_dict()) == keys
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+class OwnBlock(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.LayerNorm(8)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, tokens):
+        normed = self.norm(tokens)
+        return tokens + self.attention(normed, normed, normed, need_weights=False)[0]
+
+
+class OwnModel(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 8, stride=8)
+        self.block = OwnBlock()
+
+    def forward(self, images):
+        return self.block(self.stem(images).flatten(2).transpose(1, 2)).mean(1)
+
+    def attention_sites(self):
+        grid = tapadl.MeasuredGrid(
+            self.stem, lambda _stem, inputs: (inputs[0].shape[-2] // 8, inputs[0].shape[-1] // 8)
+        )
+        return [tapadl.Site(self.block, self.block.attention, self.block.norm, 0, grid)]
+
+
+def test_a_model_of_ones_own_offers_its_sites(images):
+    model = OwnModel()
+    plain = model(images)
+    output = tapadl.attach_tap(model)(images)
+    assert output.shape == plain.shape
+    assert not torch.equal(output, plain)
+    assert torch.equal(tapadl.detach_tap(model)(images), plain)
+
+
+def test_sites_can_be_given_with_a_fixed_grid(images):
+    model = OwnModel()
+    site = tapadl.Site(model.block, model.block.attention, model.block.norm, 0, (4, 6))
+    tapadl.attach_tap(nn.Sequential(model), sites=[site])
+    assert model.block.tap.grid == (4, 6)
+    assert model(images).isfinite().all()
+
+
+def test_grid_recorder_is_shared_and_single(make_vit):
+    model = tapadl.attach_tap(make_vit())
+    tapadl.attach_tap(model)
+    hooks = [getattr(hook, "__self__", None) for hook in model.patch_embed._forward_pre_hooks.values()]
+    assert [type(owner) for owner in hooks] == [GridRecorder]
+    assert {id(block.tap.grid) for block in model.blocks} == {id(hooks[0])}
