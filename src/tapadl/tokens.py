@@ -69,7 +69,8 @@ class PatchGrid:
 
     def to_map(self, patches: torch.Tensor) -> torch.Tensor:
         """Patch tokens (B, rows * cols, C) as a map (B, C, rows, cols); a view, channels last in memory."""
-        return patches.unflatten(1, (self.rows, self.cols)).permute(0, 3, 1, 2)
+        batch, _, dim = patches.shape
+        return patches.reshape(batch, self.rows, self.cols, dim).permute(0, 3, 1, 2)
 
     def from_map(self, patch_map: torch.Tensor) -> torch.Tensor:
         """A map (B, C, rows, cols) as patch tokens (B, rows * cols, C)."""

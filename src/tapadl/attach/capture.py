@@ -132,12 +132,12 @@ class SiteListener:
     def enter(self, _attention: nn.Module, _inputs: tuple[Any, ...]) -> None:
         if self.capture.listens():
             mode = _AttentionMode(self.heard)
-            mode.__enter__()
+            mode.__enter__()  # type: ignore[no-untyped-call]
             self.entered.append(mode)
 
     def leave(self, _attention: nn.Module, _inputs: tuple[Any, ...], _output: Any) -> None:
         if self.entered:
-            self.entered.pop().__exit__(None, None, None)
+            self.entered.pop().__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
     def __getstate__(self) -> dict[str, Any]:
         return {"capture": self.capture, "heard": [], "entered": []}

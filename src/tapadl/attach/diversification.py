@@ -87,15 +87,15 @@ class AttentionDiversificationLoss:
         taken = self._capture.take()
         if not any(taken):
             raise RuntimeError(
-                f"expected a forward of {self._model_name} with gradients enabled before each call of the loss, "
-                f"got none{'' if self._capture.is_open else ': the loss is closed'} (a forward under no_grad, or "
-                f"inside reentrant gradient checkpointing, is not heard: use use_reentrant=False)"
+                f"expected a forward of {self._model_name} with gradients enabled before each call of the "
+                f"loss, got none{'' if self._capture.is_open else ': the loss is closed'} (a forward under "
+                f"no_grad, or inside reentrant gradient checkpointing, is not heard: use use_reentrant=False)"
             )
         for (name, _), calls in zip(self._sites, taken, strict=True):
             if not calls:
                 raise RuntimeError(
-                    f"the attention at {name} of {self._model_name} computed no softmax in the last forward; leave "
-                    f"this block out with blocks=[...], or check that the forward runs through it"
+                    f"the attention at {name} of {self._model_name} computed no softmax in the last forward; "
+                    f"leave this block out with blocks=[...], or check that the forward runs through it"
                 )
         return [
             self._loss(call, site.num_prefix_tokens)

@@ -62,9 +62,9 @@ def find_sites(model: nn.Module) -> list[Site]:
     sites = [site for part in model.modules() for site in _sites_of_part(part)]
     if not sites:
         raise ValueError(
-            f"found no attention to work on in {type(model).__name__}: expected a model (or a part of one) with a "
-            f"method attention_sites(), or of a library with an adapter ({', '.join(sorted(ADAPTERS))}: its "
-            f"VisionTransformer); for a model of your own pass sites=[tapadl.Site(...), ...]"
+            f"found no attention to work on in {type(model).__name__}: expected a model (or a part of one) "
+            f"with a method attention_sites(), or of a library with an adapter ({', '.join(sorted(ADAPTERS))}: "
+            f"its VisionTransformer); for a model of your own pass sites=[tapadl.Site(...), ...]"
         )
     return sites
 
@@ -79,7 +79,8 @@ def select_sites(
     for index in blocks if blocks is not None else ():
         if not -len(found) <= index < len(found):
             raise ValueError(
-                f"expected blocks to hold indices of the {len(found)} sites of {type(model).__name__}, got {index}"
+                f"expected blocks to hold indices of the {len(found)} sites of {type(model).__name__}, "
+                f"got {index}"
             )
     if blocks is not None and len(blocks) == 0:
         raise ValueError("expected blocks to name at least one site (None means all), got an empty list")

@@ -57,9 +57,9 @@ class AttachedTAP(TokenAwareAveragePooling):
         num_patches = tokens.shape[1] - self.num_prefix_tokens
         if num_patches not in self.grid.grids:
             raise RuntimeError(
-                f"TAP at {self.site_name} got {tokens.shape[1]} tokens ({self.num_prefix_tokens} of them prefix), "
-                f"but no image with {num_patches} patches went through the patch embedding; tokens must not be "
-                f"dropped or merged in front of TAP, and its patch embedding must be called as a module"
+                f"TAP at {self.site_name} got {tokens.shape[1]} tokens ({self.num_prefix_tokens} of them "
+                f"prefix), but no image with {num_patches} patches went through the patch embedding; tokens must "
+                f"not be dropped in front of TAP, and the patch embedding must be called as a module"
             )
         return self.grid.grids[num_patches]
 
@@ -74,9 +74,9 @@ def attach_tap(
 ) -> Model:
     """Put Token-aware Average Pooling in front of the attention of a model, in place.
 
-    Every chosen block computes `tokens + attention(norm(TAP(tokens)))`; the residual keeps the tokens as they
-    are. The block gains the parameters `tap.*`, on the device and in the dtype of its norm; all other names in
-    the state_dict stay. Blocks that have TAP already are left alone. Build the optimizer afterwards.
+    Every chosen block computes `tokens + attention(norm(TAP(tokens)))`; the residual keeps the tokens as
+    they are. The block gains the parameters `tap.*`, on its device and in its dtype; all other names in the
+    state_dict stay. Blocks that have TAP already are left alone. Build the optimizer afterwards.
 
     Args:
         model: A timm VisionTransformer, a module that holds one, or a model with `attention_sites()`.
@@ -91,8 +91,8 @@ def attach_tap(
         The same model.
 
     Raises:
-        ValueError: If no site is found, an index or option is out of range, a site refuses TAP, or a block has
-            TAP with other options.
+        ValueError: If no site is found, an index or option is out of range, a site refuses TAP, or a block
+            has TAP with other options.
 
     Source:
         Guo, Stutz, Schiele, ICCV 2023, section 3.1; the official models build it into each block.

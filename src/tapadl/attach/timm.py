@@ -1,8 +1,8 @@
-"""Sites of timm's VisionTransformer: ViT, DeiT (distilled too), DeiT-III, DINOv2 with or without registers."""
+"""Sites of timm's VisionTransformer: ViT, DeiT (distilled too), DeiT-III, DINOv2 (registers too)."""
 
 from typing import Any
 
-from timm.layers import Attention
+from timm.layers.attention import Attention
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 

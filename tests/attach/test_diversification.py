@@ -1,0 +1,362 @@
+import copy
+import math
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from timm.utils import ModelEmaV3
+
+import tapadl
+from tapadl.ops.diversification import attention_diversification_from_map
+
+
+def maps_of(model, images, run=None):
+    """Attention maps recorded without fused attention, by hooks on the dropout behind the softmax."""
+    maps = []
+    for block in model.blocks:
+        block.attn.fused_attn = False
+    handles = [
+        block.attn.attn_drop.register_forward_pre_hook(lambda _m, a: maps.append(a[0]))
+        for block in model.blocks
+    ]
+    (run or model)(images)
+    for handle in handles:
+        handle.remove()
+    for block in model.blocks:
+        block.attn.fused_attn = True
+    return maps
+
+
+def expected_loss(model, images, first=0, tau=2.0):
+    losses = []
+    for attention in maps_of(model, images):
+        attention = attention[:, :, first:, first:]
+        losses.append(
+            attention_diversification_from_map(attention / attention.sum(-1, keepdim=True), tau=tau)
+        )
+    return torch.stack(losses).mean()
+
+
+@pytest.mark.parametrize("tau", [1.0, 1.2])
+@pytest.mark.parametrize(
+    "options", [{}, {"class_token": False, "global_pool": "avg"}, {"reg_tokens": 4}, {"qk_norm": True}]
+)
+def test_loss_and_gradient_equal_those_of_stored_maps(make_vit, images, options, tau):
+    model = make_vit(**options).double()
+    images = images.double()
+    want = expected_loss(model, images, tau=tau)
+    want_gradients = torch.autograd.grad(want, list(model.parameters()), allow_unused=True)
+    with tapadl.AttentionDiversificationLoss(model, tau=tau) as diversification:
+        model(images)
+        got = diversification()
+    assert got > 0
+    torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-12)
+    got_gradients = torch.autograd.grad(got, list(model.parameters()), allow_unused=True)
+    for mine, theirs in zip(got_gradients, want_gradients, strict=True):
+        assert (mine is None) == (theirs is None)
+        if mine is not None:
+            torch.testing.assert_close(mine, theirs, rtol=1e-7, atol=1e-10)
+
+
+def test_attention_that_is_not_fused_is_heard_too(make_vit, images):
+    model = make_vit().double()
+    with tapadl.AttentionDiversificationLoss(model) as diversification:
+        model(images.double())
+        fused = diversification()
+        for block in model.blocks:
+            block.attn.fused_attn = False
+        model(images.double())
+        torch.testing.assert_close(diversification(), fused, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_patch_tokens_only_is_the_attention_among_patches(make_vit, images, fused):
+    model = make_vit(reg_tokens=2).double()
+    want = expected_loss(model, images.double(), first=3)
+    for block in model.blocks:
+        block.attn.fused_attn = fused
+    with tapadl.AttentionDiversificationLoss(model, patch_tokens_only=True) as diversification:
+        model(images.double())
+        torch.testing.assert_close(diversification(), want, rtol=1e-10, atol=1e-12)
+
+
+def test_mean_over_layers_is_the_mean_of_per_layer(make_vit, images):
+    model = make_vit()
+    with tapadl.AttentionDiversificationLoss(model) as diversification:
+        model(images)
+        layers = diversification.per_layer()
+        model(images)
+        torch.testing.assert_close(diversification(), torch.stack(layers).mean())
+    assert len(layers) == 3
+    with tapadl.AttentionDiversificationLoss(model, blocks=[1]) as diversification:
+        model(images)
+        torch.testing.assert_close(diversification(), layers[1])
+
+
+def test_masks_and_causal_attention_reach_the_loss(make_vit, images):
+    model = make_vit(class_token=False, global_pool="avg").double()
+    mask = torch.rand(24, 24) > 0.3
+    mask.fill_diagonal_(True)
+    for options in ({"attn_mask": mask}, {"is_causal": True}):
+        maps = maps_of(model, images.double(), run=lambda x, o=options: model(x, **o))
+        want = torch.stack([attention_diversification_from_map(attention) for attention in maps]).mean()
+        with tapadl.AttentionDiversificationLoss(model) as diversification:
+            model(images.double(), **options)
+            torch.testing.assert_close(diversification(), want, rtol=1e-10, atol=1e-12)
+
+
+def test_loss_before_attention_dropout(make_vit, images):
+    model = make_vit(attn_drop_rate=0.5).double()
+    want = expected_loss(copy.deepcopy(model).eval(), images.double())
+    with tapadl.AttentionDiversificationLoss(model, blocks=[0]) as diversification:
+        model.train()(images.double())
+        first = diversification()
+    with tapadl.AttentionDiversificationLoss(model.eval()) as diversification:
+        model(images.double())
+        layers = diversification.per_layer()
+    torch.testing.assert_close(first, layers[0])
+    torch.testing.assert_close(torch.stack(layers).mean(), want, rtol=1e-10, atol=1e-12)
+
+
+def test_a_second_call_without_a_new_forward_is_an_error(make_vit, images):
+    model = make_vit()
+    with tapadl.AttentionDiversificationLoss(model) as diversification:
+        with pytest.raises(
+            RuntimeError, match=r"expected a forward of VisionTransformer with gradients enabled"
+        ):
+            diversification()
+        model(images)
+        diversification()
+        with pytest.raises(RuntimeError, match=r"before each call of the loss, got none"):
+            diversification()
+
+
+def test_a_new_forward_replaces_the_previous_one(make_vit, images):
+    model = make_vit()
+    with tapadl.AttentionDiversificationLoss(model) as diversification:
+        model(images)
+        want = diversification()
+        for run in (model, model.forward_features, model.forward_intermediates):
+            model(torch.randn_like(images))
+            model.forward_features(torch.randn_like(images))
+            run(images)
+            assert torch.equal(diversification(), want)
+
+
+def test_a_forward_that_failed_leaves_nothing_behind(make_vit, images):
+    model = make_vit()
+    with tapadl.AttentionDiversificationLoss(model) as diversification:
+        model(images)
+        want = diversification()
+        failing = model.blocks[1].attn.proj.register_forward_pre_hook(lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            model(images)
+        failing.remove()
+        assert torch._C._len_torch_function_stack() == 0
+        model(images)
+        assert torch.equal(diversification(), want)
+
+
+def test_nothing_is_heard_without_gradients(make_vit, images):
+    model = make_vit()
+    with tapadl.AttentionDiversificationLoss(model) as diversification:
+        with torch.no_grad():
+            model(images)
+        with pytest.raises(RuntimeError, match="under no_grad"):
+            diversification()
+        model(images)
+        with torch.no_grad():
+            model(torch.randn_like(images))  # an evaluation in between does not replace it
+        heard = diversification()
+        model(images)
+        assert torch.equal(heard, diversification())
+
+
+def test_a_site_that_was_not_reached_is_named(make_vit, images):
+    model = make_vit()
+    with tapadl.AttentionDiversificationLoss(model) as diversification:
+        model.forward_intermediates(images, indices=[0], stop_early=True)
+        with pytest.raises(
+            RuntimeError, match=r"attention at blocks.1 of VisionTransformer computed no softmax"
+        ):
+            diversification()
+
+
+def test_shared_attention_counts_twice(make_vit, images):
+    model = make_vit()
+    model.blocks[1].attn = model.blocks[0].attn
+    site = tapadl.attach.site.find_sites(model)[0]
+    with tapadl.AttentionDiversificationLoss(model, sites=[site]) as diversification:
+        model(images)
+        assert len(diversification.per_layer()) == 2
+
+
+def test_close_takes_every_hook_off(make_vit, images):
+    model = make_vit()
+    diversification = tapadl.AttentionDiversificationLoss(model)
+    model(images)
+    diversification.close()
+    assert not any(module._forward_pre_hooks or module._forward_hooks for module in model.modules())
+    with pytest.raises(RuntimeError, match="the loss is closed"):
+        diversification()
+
+
+def test_two_losses_listen_side_by_side(make_vit, images):
+    model = make_vit()
+    with (
+        tapadl.AttentionDiversificationLoss(model) as one,
+        tapadl.AttentionDiversificationLoss(model, tau=1.0) as two,
+    ):
+        model(images)
+        first, second = one(), two()
+    with tapadl.AttentionDiversificationLoss(model, tau=1.0) as alone:
+        model(images)
+        assert torch.equal(alone(), second)
+    assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize(
+    "copy_model", [copy.deepcopy, lambda model: ModelEmaV3(model).module], ids=["deepcopy", "ema"]
+)
+def test_copies_do_not_listen(make_vit, images, copy_model):
+    model = make_vit()
+    with tapadl.AttentionDiversificationLoss(model) as diversification:
+        model(images)
+        want = diversification()
+        model(images)
+        other = copy_model(model)
+        other(torch.randn_like(images))
+        assert torch.equal(diversification(), want)
+        other(images)
+        with pytest.raises(RuntimeError, match="got none"):
+            diversification()
+        with tapadl.AttentionDiversificationLoss(other) as own:
+            other(images)
+            assert torch.equal(own(), want)
+
+
+def test_outputs_and_keys_of_the_model_do_not_change(make_vit, images):
+    model = make_vit()
+    output, keys = model(images), list(model.state_dict())
+    with tapadl.AttentionDiversificationLoss(model):
+        assert torch.equal(model(images), output)
+        assert list(model.state_dict()) == keys
+
+
+@pytest.mark.parametrize("tap", [False, True])
+def test_gradient_checkpointing_gives_the_same_loss_and_gradients(make_vit, images, tap):
+    def run(checkpointing):
+        model = make_vit().double()
+        if tap:
+            tapadl.attach_tap(model)
+        model.set_grad_checkpointing(checkpointing)
+        diversification = tapadl.AttentionDiversificationLoss(model)
+        for _ in range(2):
+            output = model(images.double())
+            loss = output.square().mean() + diversification()
+            model.zero_grad()
+            loss.backward()
+            # Recomputed blocks must neither count as a forward nor leave tensors behind.
+            with pytest.raises(RuntimeError, match="got none"):
+                diversification()
+        return loss, [p.grad for p in model.parameters()]
+
+    (got, got_gradients), (want, want_gradients) = run(True), run(False)
+    torch.testing.assert_close(got, want)
+    for mine, theirs in zip(got_gradients, want_gradients, strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_gives_a_float32_loss_close_to_the_full_one(make_vit, images, dtype):
+    model = make_vit()
+    with tapadl.AttentionDiversificationLoss(model) as diversification:
+        model(images)
+        want = diversification()
+        with torch.autocast("cpu", dtype=dtype):
+            model(images)
+            got = diversification()
+        assert got.dtype == torch.float32
+        # The threshold is a jump: rounding to half precision may move the loss by up to 0.02.
+        assert abs(got - want) < 0.03
+        got.backward()
+
+
+def test_captured_tensors_are_released_by_the_call(make_vit, images):
+    model = make_vit()
+    with tapadl.AttentionDiversificationLoss(model) as diversification:
+        model(images)
+        assert sum(map(len, diversification._capture._heard)) == 3
+        diversification()
+        assert sum(map(len, diversification._capture._heard)) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tap", [False, True])
+def test_whole_training_step_compiles_without_a_graph_break(make_vit, images, tap):
+    model = make_vit()
+    if tap:
+        tapadl.attach_tap(model)
+    diversification = tapadl.AttentionDiversificationLoss(model)
+
+    def step(images):
+        return F.cross_entropy(model(images), torch.tensor([0, 1])) + diversification()
+
+    want = step(images)
+    want_gradients = torch.autograd.grad(want, list(model.parameters()))
+    got = torch.compile(step, backend="aot_eager", fullgraph=True)(images)
+    got_gradients = torch.autograd.grad(got, list(model.parameters()))
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+    for mine, theirs in zip(got_gradients, want_gradients, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_compiled_model_with_the_loss_outside_the_graph(make_vit, images):
+    model = tapadl.attach_tap(make_vit()).eval()
+    diversification = tapadl.AttentionDiversificationLoss(model)
+    model(images)
+    want = diversification()
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    for _ in range(2):
+        compiled(images)
+        torch.testing.assert_close(diversification(), want, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tau": -1.0}, "tau of at least 0, got -1.0"),
+        ({"tau": math.nan}, "tau of at least 0, got nan"),
+        ({"impl": "fast"}, "expected impl to be one of auto, .*got 'fast'"),
+        ({"blocks": [7]}, "indices of the 3 sites"),
+    ],
+)
+def test_wrong_options_are_named(make_vit, options, message):
+    with pytest.raises(ValueError, match=message):
+        tapadl.AttentionDiversificationLoss(make_vit(), **options)
+
+
+def test_attention_that_is_not_one_softmax_is_refused():
+    model = timm.create_model("vit_tiny_patch16_224", depth=2, num_heads=2, embed_dim=32, attn_layer="diff")
+    with pytest.raises(ValueError, match=r"ADL has no meaning at blocks.0: DiffAttention is not one softmax"):
+        tapadl.AttentionDiversificationLoss(model)
+
+
+def test_nan_in_the_images_is_nan_in_the_loss(make_vit, images):
+    model = make_vit()
+    images[0, 0, 0, 0] = math.nan
+    with tapadl.AttentionDiversificationLoss(model) as diversification:
+        model(images)
+        assert diversification().isnan()
+
+
+def test_batch_of_one_has_a_loss(make_vit, images):
+    model = make_vit()
+    with tapadl.AttentionDiversificationLoss(model) as diversification:
+        model(images[:1])
+        loss = diversification()
+        assert loss > 0
+        loss.backward()
+    assert model.blocks[0].attn.qkv.weight.grad.abs().max() > 0
