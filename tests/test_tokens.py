@@ -31,7 +31,9 @@ def test_negative_prefix_is_refused():
 
 
 def test_check_names_expected_and_given():
-    with pytest.raises(ValueError, match=r"expected 7 tokens for a grid of 2 x 3 .* got tokens of shape \(4, 6, 8\)"):
+    with pytest.raises(
+        ValueError, match=r"expected 7 tokens for a grid of 2 x 3 .* got tokens of shape \(4, 6, 8\)"
+    ):
         PatchGrid(2, 3, 1).check(torch.zeros(4, 6, 8))
     with pytest.raises(ValueError, match=r"\(B, N, C\), got \(6, 8\)"):
         PatchGrid(2, 3).check(torch.zeros(6, 8))

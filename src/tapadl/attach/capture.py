@@ -130,12 +130,14 @@ class SiteListener:
         self.entered: list[_AttentionMode] = []
 
     def enter(self, _attention: nn.Module, _inputs: tuple[Any, ...]) -> None:
+        """Forward pre-hook."""
         if self.capture.listens():
             mode = _AttentionMode(self.heard)
             mode.__enter__()  # type: ignore[no-untyped-call]
             self.entered.append(mode)
 
     def leave(self, _attention: nn.Module, _inputs: tuple[Any, ...], _output: Any) -> None:
+        """Forward hook, called after an exception too."""
         if self.entered:
             self.entered.pop().__exit__(None, None, None)  # type: ignore[no-untyped-call]
 

@@ -63,8 +63,8 @@ def find_sites(model: nn.Module) -> list[Site]:
     if not sites:
         raise ValueError(
             f"found no attention to work on in {type(model).__name__}: expected a model (or a part of one) "
-            f"with a method attention_sites(), or of a library with an adapter ({', '.join(sorted(ADAPTERS))}: "
-            f"its VisionTransformer); for a model of your own pass sites=[tapadl.Site(...), ...]"
+            f"with a method attention_sites(), or a VisionTransformer of {', '.join(sorted(ADAPTERS))}; "
+            f"for a model of your own pass sites=[tapadl.Site(...), ...]"
         )
     return sites
 
