@@ -1,0 +1,112 @@
+"""The one call that corrupts a batch: it checks the arguments, picks the function and clips."""
+
+from types import ModuleType
+
+import torch
+
+from tapadl.corruptions import blur, digital, noise, weather
+from tapadl.corruptions.random import Draws
+from tapadl.corruptions.severity import CORRUPTIONS, Group, constants_for
+
+_MODULES: dict[Group, ModuleType] = {"noise": noise, "blur": blur, "weather": weather, "digital": digital}
+
+# Values worked on at once on the CPU: intermediate results of this size stay in its cache.
+_CPU_SLICE = 2**18
+
+
+@torch.no_grad()
+def corrupt(
+    images: torch.Tensor,
+    corruption: str,
+    severity: int,
+    *,
+    seed: int,
+    indices: torch.Tensor,
+    image_size: int | None = None,
+) -> torch.Tensor:
+    """Corrupt images in one of the published ways.
+
+    The result for an image depends on its pixels, `seed`, its index, the corruption and the severity alone,
+    to the last bit: not on the other images of the batch, the order or the number of workers. Random numbers
+    are drawn on the CPU, so they are the same on every device.
+
+    Args:
+        images: (B, C, H, W), C 1 or 3, floating point in 0..1, any device.
+        corruption: A name in `CORRUPTIONS`.
+        severity: 1 to 5.
+        seed: 0 to 2**64 - 1.
+        indices: (B,) integers, not negative: the position of each image in its data set.
+        image_size: Side length whose constants apply (see `constants_for`); the shorter side of the images
+            by default. Published results on large images that kept the constants of 224 need 224 here.
+
+    Returns:
+        (B, C, H, W) float32 in 0..1 on the device of `images`, which stay as they are. Computed in float32.
+
+    Raises:
+        ValueError: If an argument is not as described; not-a-number counts as a value outside 0..1.
+
+    Source: Hendrycks and Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions and
+        Perturbations", ICLR 2019, arXiv:1903.12261.
+
+    Example:
+        >>> images, indices = torch.rand(4, 3, 32, 32), torch.arange(4)
+        >>> corrupted = corrupt(images, "fog", 3, seed=0, indices=indices)
+        >>> corrupted.shape
+        torch.Size([4, 3, 32, 32])
+        >>> torch.equal(corrupted[2:], corrupt(images[2:], "fog", 3, seed=0, indices=indices[2:]))
+        True
+    """
+    _check_images(images)
+    positions = _checked_indices(indices, len(images))
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64:
+        raise ValueError(f"expected seed to be an integer from 0 to 2**64 - 1, got {seed!r}")
+    constants = constants_for(
+        corruption, severity, min(images.shape[2:]) if image_size is None else image_size
+    )
+    row = CORRUPTIONS[corruption]
+    function = getattr(_MODULES[row.group], corruption)
+
+    values_per_image = images[0].numel()
+    size = max(1, _CPU_SLICE // values_per_image) if images.device.type == "cpu" else len(images)
+    parts = []
+    for start in range(0, len(images), size):
+        part = images[start : start + size].to(torch.float32).contiguous()
+        draws = (Draws(seed, positions[start : start + size], corruption, severity),) if row.random else ()
+        parts.append(function(part, *draws, **constants.values).clamp_(0, 1))
+    return torch.cat(parts)
+
+
+def _check_images(images: torch.Tensor) -> None:
+    if not isinstance(images, torch.Tensor):
+        raise ValueError(f"expected images to be a torch.Tensor, got {type(images).__name__}")
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or images.numel() == 0:
+        raise ValueError(
+            "expected images of shape (B, C, H, W) with 1 or 3 channels and no side of length 0, "
+            f"got {tuple(images.shape)}"
+        )
+    if not images.is_floating_point():
+        raise ValueError(
+            f"expected images of a floating point dtype with values in 0..1, got {images.dtype}; "
+            "divide 8-bit images by 255"
+        )
+    low, high = (bound.item() for bound in images.aminmax())
+    if not (low >= 0 and high <= 1):
+        raise ValueError(
+            f"expected images with values in 0..1, got values from {low:.4g} to {high:.4g}; "
+            "corrupt before normalising"
+        )
+
+
+def _checked_indices(indices: torch.Tensor, num_images: int) -> list[int]:
+    if not isinstance(indices, torch.Tensor):
+        raise ValueError(f"expected indices to be a torch.Tensor, got {type(indices).__name__}")
+    if indices.dtype.is_floating_point or indices.dtype.is_complex or indices.dtype == torch.bool:
+        raise ValueError(f"expected indices of an integer dtype, got {indices.dtype}")
+    if indices.shape != (num_images,):
+        raise ValueError(
+            f"expected indices of shape ({num_images},), one for each image, got {tuple(indices.shape)}"
+        )
+    positions: list[int] = indices.tolist()
+    if min(positions) < 0:
+        raise ValueError(f"expected indices of at least 0, got {min(positions)}")
+    return positions
