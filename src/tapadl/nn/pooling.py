@@ -3,6 +3,7 @@
 from typing import Any, Literal, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from tapadl.ops.pooling import token_aware_pooling
@@ -140,7 +141,7 @@ class DilationPredictor(nn.Module):
     def __init__(self, dim: int, num_branches: int) -> None:
         super().__init__()
         self.proj = nn.Sequential(
-            nn.Conv2d(dim, num_branches, kernel_size=3, padding=1, bias=False),
+            _FewChannelsConv2d(dim, num_branches, kernel_size=3, padding=1, bias=False),
             nn.BatchNorm2d(num_branches),
             nn.Conv2d(num_branches, num_branches, kernel_size=3, padding=1, bias=False),
         )
@@ -149,3 +150,19 @@ class DilationPredictor(nn.Module):
         """Scores before temperature and softmax."""
         scores: torch.Tensor = self.proj(patch_map)
         return scores
+
+
+class _FewChannelsConv2d(nn.Conv2d):
+    """A 3x3 convolution of many channels into few, from a map that lies channels last in memory.
+
+    One matrix product gives 9 K values per token, then nine shifted adds put them in place: convolutions
+    round K up to a vector of channels and pay for the whole of it. A compiler gets the plain convolution.
+    """
+
+    def forward(self, patch_map: torch.Tensor) -> torch.Tensor:
+        if torch.compiler.is_compiling():
+            return super().forward(patch_map)
+        # fold adds the value of the kernel's last corner where a convolution reads the first.
+        kernel = self.weight.flip(2, 3).flatten(2).transpose(1, 2).flatten(0, 1)
+        values = torch.matmul(kernel, patch_map.flatten(2))
+        return F.fold(values, patch_map.shape[-2:], kernel_size=3, padding=1)

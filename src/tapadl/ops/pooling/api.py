@@ -4,10 +4,10 @@ from typing import Literal, get_args
 
 import torch
 
-from tapadl.ops.pooling import reference
+from tapadl.ops.pooling import reference, separable
 from tapadl.tokens import PatchGrid
 
-PoolingImpl = Literal["auto", "reference"]
+PoolingImpl = Literal["auto", "reference", "separable"]
 
 
 def token_aware_pooling(
@@ -55,7 +55,11 @@ def token_aware_pooling(
     _check(tokens, branch_weights, grid)
     if impl not in get_args(PoolingImpl):
         raise ValueError(f"expected impl to be one of {', '.join(get_args(PoolingImpl))}, got {impl!r}")
-    return reference.token_aware_pooling(tokens, branch_weights, grid)
+    if impl == "auto":
+        # A compiler fuses the shifted reads of the plain form by itself and leaves bags alone.
+        impl = "reference" if torch.compiler.is_compiling() else "separable"
+    implementation = reference if impl == "reference" else separable
+    return implementation.token_aware_pooling(tokens, branch_weights, grid)
 
 
 def _check(tokens: torch.Tensor, branch_weights: torch.Tensor, grid: PatchGrid) -> None:
