@@ -58,8 +58,9 @@ def token_aware_pooling(
     if impl == "auto":
         # A compiler fuses the shifted reads of the plain form by itself and leaves bags alone.
         impl = "reference" if torch.compiler.is_compiling() else "separable"
-    implementation = reference if impl == "reference" else separable
-    return implementation.token_aware_pooling(tokens, branch_weights, grid)
+    if impl == "reference":
+        return reference.token_aware_pooling(tokens, branch_weights, grid)
+    return separable.token_aware_pooling(tokens, branch_weights, grid)
 
 
 def _check(tokens: torch.Tensor, branch_weights: torch.Tensor, grid: PatchGrid) -> None:

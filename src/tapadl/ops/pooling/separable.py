@@ -118,7 +118,7 @@ def _dots(grad: torch.Tensor, tokens: torch.Tensor, neighbours: _Neighbours, gri
 def _rows(
     tokens: torch.Tensor, dtype: torch.dtype, neighbours: _Neighbours, grid: PatchGrid
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """All tokens of the batch (B * N, C), and which of these rows are the neighbours of a patch (B * P, J)."""
+    """All tokens of the batch (B * N, C), and which of them are the neighbours of each patch (B * P, J)."""
     batch, num_tokens, _ = tokens.shape
     first = torch.arange(batch, device=tokens.device)[:, None, None] * num_tokens + grid.num_prefix_tokens
     return tokens.to(dtype).flatten(0, 1), (first + neighbours.patch).flatten(0, 1).int()
