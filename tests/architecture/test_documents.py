@@ -1,0 +1,38 @@
+"""What README and docs show must run, and the numbers they state must stand in a committed result."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def python_blocks(document: Path) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", document.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("document", [d for d in DOCUMENTS if python_blocks(d)], ids=lambda d: d.name)
+def test_python_blocks_run_in_order(document):
+    torch.manual_seed(0)
+    names: dict[str, object] = {}
+    for block in python_blocks(document):
+        exec(compile(block, f"{document.name}", "exec"), names)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: d.name)
+def test_relative_links_lead_somewhere(document):
+    for target in re.findall(r"\]\((?!https?:|#)([^)#\s]+)", document.read_text()):
+        assert (document.parent / target).exists(), f"{document.name} links to {target}"
+
+
+def test_no_path_of_a_machine_is_committed():
+    pattern = re.compile(r"(?<![\w.])/(?:home|root|Users)/\w")
+    suffixes = {".py", ".md", ".toml", ".yml", ".yaml", ".json", ".cff", ".html", ".jinja"}
+    for folder in ("src", "docs", "benchmarks", "results", "tests", "scripts", "studies", "examples"):
+        for path in (ROOT / folder).rglob("*"):
+            if path.suffix in suffixes and path != Path(__file__) and "__pycache__" not in path.parts:
+                assert not pattern.search(path.read_text()), f"{path} names a folder of one machine"
