@@ -1,1 +1,60 @@
+"""The command line: `tapadl COMMAND`."""
 
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from tapadl.cli import demo
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, with one sentence for an error and no guessing of shortened flags."""
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})  # type: ignore[arg-type]
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    parser = _Parser(
+        prog="tapadl",
+        description="Robust vision transformers with token-aware average pooling (TAP) and the attention "
+        "diversification loss (ADL).",
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
+    demo.add_command(commands)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        argv: Its words; None for those of the process.
+
+    Returns:
+        The exit code: 0, or 1 where the command failed. What goes wrong is told in one sentence; with
+        TAPADL_TRACEBACK=1 in the environment the traceback follows.
+
+    Raises:
+        SystemExit: With code 2, if the command line is wrong.
+    """
+    words = sys.argv[1:] if argv is None else list(argv)
+    arguments = build_parser().parse_args(words)
+    arguments.words = words[1:]
+    try:
+        code: int = arguments.run(arguments)
+        return code
+    except KeyboardInterrupt:
+        print("\ntapadl: stopped", file=sys.stderr)
+        return 130
+    except (OSError, ValueError, RuntimeError) as error:
+        if os.environ.get("TAPADL_TRACEBACK") == "1":
+            raise
+        print(f"tapadl: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1

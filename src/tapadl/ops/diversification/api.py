@@ -5,10 +5,10 @@ from typing import Literal
 
 import torch
 
-from . import reference
+from . import chunked, reference
 
-Impl = Literal["auto", "reference"]
-IMPLS: tuple[str, ...] = ("auto", "reference")
+Impl = Literal["auto", "reference", "chunked"]
+IMPLS: tuple[str, ...] = ("auto", "reference", "chunked")
 
 
 def attention_diversification(
@@ -70,7 +70,8 @@ def attention_diversification(
         attn_bias = _checked_bias(attn_bias, query, key)
     if impl not in IMPLS:
         raise ValueError(f"expected impl to be one of {', '.join(IMPLS)}, got {impl!r}")
-    return reference.diversification(query, key, attn_bias, tau, scale, is_causal)
+    implementation = reference if impl == "reference" else chunked
+    return implementation.diversification(query, key, attn_bias, tau, scale, is_causal)
 
 
 def attention_diversification_from_map(attention: torch.Tensor, *, tau: float = 2.0) -> torch.Tensor:
