@@ -26,7 +26,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Robust vision transformers with token-aware average pooling (TAP) and the attention "
         "diversification loss (ADL).",
     )
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     demo.add_command(commands)
     return parser
 

@@ -1,0 +1,204 @@
+"""`tapadl demo`."""
+
+import argparse
+import shlex
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tapadl.demo.settings import VARIANTS, DemoSettings, quick
+from tapadl.training.config import TrainingConfig
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+_DESCRIPTION = """\
+Train a small vision transformer plain and with TAP and ADL on built-in images, corrupt the test images in
+twelve ways and five severities, and compare. Takes a few minutes on two cores; needs no GPU and no network.
+
+variants:
+  plain             the transformer as it is
+  tap               with token-aware average pooling in front of every attention
+  adl               trained with the attention diversification loss
+  tap+adl           both
+  plain-equal-time  plain, trained for as many steps as fit into the training time of tap+adl
+"""
+
+_EPILOG = """\
+examples:
+  tapadl demo                                             plain against tap+adl, into a new folder under runs/
+  tapadl demo --quick                                     the same in less than a minute, to see that it works
+  tapadl demo --seeds 3 --variants plain tap adl tap+adl  the ablation with mean and spread
+  tapadl demo --data full --data-root FOLDER              all of Fashion-MNIST
+
+A demo that was stopped goes on where it was: give the same command with its folder as --out.
+The folder holds results.json, report.html and the trained weights (model_VARIANT_seedN.safetensors).
+"""
+
+
+def add_command(commands: "Commands") -> None:
+    """Add `demo` to the commands of the parser."""
+    parser = commands.add_parser(
+        "demo",
+        help="train plain and robust models on built-in images, corrupt, compare",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    defaults, training = DemoSettings(), TrainingConfig()
+    what = parser.add_argument_group("what is compared")
+    what.add_argument(
+        "--variants", nargs="+", choices=VARIANTS, default=list(defaults.variants), metavar="VARIANT",
+        help=f"what to train, out of the above (default: {' '.join(defaults.variants)})",
+    )  # fmt: skip
+    what.add_argument("--seeds", type=int, default=1, metavar="N", help="train each N times (default: 1)")
+    what.add_argument(
+        "--first-seed", type=int, default=0, metavar="K", help="first of the seeds (default: 0)"
+    )
+    what.add_argument("--quick", action="store_true", help="fewer images, one epoch, three severities")
+
+    data = parser.add_argument_group("images")
+    data.add_argument(
+        "--data", choices=("embedded", "full"), default="embedded",
+        help="the built-in 26,000 images of Fashion-MNIST, or all 70,000 (default: embedded)",
+    )  # fmt: skip
+    data.add_argument(
+        "--data-root", type=Path, metavar="DIR", help="folder of the four original .gz files, for full"
+    )
+    data.add_argument("--download", action="store_true", help="let torchvision fetch them into --data-root")
+    data.add_argument(
+        "--evaluate-on", choices=("test", "validation"), default="test",
+        help="images to corrupt and classify; choose settings on validation (default: test)",
+    )  # fmt: skip
+    data.add_argument("--train-images", type=int, metavar="N", help="train on the first N (default: all)")
+    data.add_argument(
+        "--evaluation-images", type=int, metavar="N", help="evaluate on the first N (default: all)"
+    )
+    data.add_argument("--corruptions", nargs="+", metavar="NAME", help="only these (default: all twelve)")
+    data.add_argument(
+        "--severities",
+        nargs="+",
+        type=int,
+        metavar="S",
+        default=None,
+        help="only these, out of 1 to 5 (default: all)",
+    )
+
+    learn = parser.add_argument_group("training")
+    for name, meaning in (
+        ("epochs", "passes over the training images"),
+        ("batch_size", "images a step"),
+        ("learning_rate", "of AdamW"),
+        ("weight_decay", "of AdamW"),
+        ("label_smoothing", "of the cross-entropy"),
+        ("adl_weight", "weight of ADL in the loss"),
+        ("adl_tau", "threshold multiple of ADL"),
+    ):
+        value = getattr(training, name)
+        learn.add_argument(
+            f"--{name.replace('_', '-')}", type=type(value), metavar="X", help=f"{meaning} (default: {value})"
+        )
+    learn.add_argument(
+        "--num-branches", type=int, metavar="K", help=f"of TAP (default: {defaults.model.num_branches})"
+    )
+
+    where = parser.add_argument_group("where")
+    where.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder for the results (default: a new one in runs/)"
+    )
+    where.add_argument("--overwrite", action="store_true", help="replace an earlier demo in --out")
+    where.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
+    where.add_argument(
+        "--threads", type=int, metavar="N", help="processor threads (default: all cores, at most 4)"
+    )
+    parser.set_defaults(run=run, parser=parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the demo and print its table; 0."""
+    try:
+        settings = settings_from(arguments)
+    except ValueError as error:
+        arguments.parser.error(str(error))
+    import torch
+    from rich.console import Console
+
+    from tapadl.cli.progress import DemoBars
+    from tapadl.cli.tables import demo_table
+    from tapadl.demo.folder import open_folder
+    from tapadl.demo.provenance import versions
+    from tapadl.demo.run import load_data, run_demo
+
+    # A model this small is slower on many threads than on a few.
+    torch.set_num_threads(arguments.threads or min(torch.get_num_threads(), 4))
+    try:
+        folder = open_folder(arguments.out, settings, versions=versions(), overwrite=arguments.overwrite)
+    except FileExistsError as error:
+        arguments.parser.error(str(error))
+    console = Console(soft_wrap=not Console().is_terminal)
+    if folder.continued:
+        console.print(f"going on with the unfinished demo in {folder.path}", highlight=False)
+    with DemoBars(console) as bars:
+        data = load_data(settings, arguments.data_root, download=arguments.download)
+        outcome = run_demo(settings, data, folder, command=command_of(arguments), observer=bars)
+    console.print(demo_table(outcome.result))
+    console.print(f"results, weights: {folder.path}", highlight=False)
+    return 0
+
+
+def settings_from(arguments: argparse.Namespace) -> DemoSettings:
+    """The settings that a command line asks for.
+
+    Raises:
+        ValueError: If they contradict one another or are out of range.
+    """
+    if arguments.data == "full" and arguments.data_root is None:
+        raise ValueError(
+            "expected --data-root with the folder of the original files for --data full, got none"
+        )
+    if arguments.threads is not None and arguments.threads < 1:
+        raise ValueError(f"expected --threads of at least 1, got {arguments.threads}")
+    settings = DemoSettings(
+        variants=tuple(arguments.variants),
+        seeds=arguments.seeds,
+        first_seed=arguments.first_seed,
+        data=arguments.data,
+        evaluate_on=arguments.evaluate_on,
+        train_images=arguments.train_images,
+        evaluation_images=arguments.evaluation_images,
+        corruptions=None if arguments.corruptions is None else tuple(arguments.corruptions),
+        device=arguments.device,
+    )
+    settings = quick(settings) if arguments.quick else settings
+    given = {
+        name: value
+        for name in TrainingConfig.__dataclass_fields__
+        if (value := getattr(arguments, name, None)) is not None
+    }
+    settings = replace(settings, training=replace(settings.training, **given))
+    if arguments.num_branches is not None:
+        settings = replace(settings, model=replace(settings.model, num_branches=arguments.num_branches))
+    if arguments.severities is not None:
+        settings = replace(settings, severities=tuple(arguments.severities))
+    return settings
+
+
+def command_of(arguments: argparse.Namespace) -> str:
+    """What to type to get the same result; folders of this machine are left out."""
+    return shlex.join(["tapadl", "demo", *_without_folders(arguments.words)])
+
+
+def _without_folders(words: Sequence[str]) -> list[str]:
+    kept: list[str] = []
+    skip = False
+    for word in words:
+        name, given, _ = word.partition("=")
+        if skip:
+            skip = False
+        elif name in ("--out", "--data-root"):
+            kept += [name, "DIR"] if name == "--data-root" else []
+            skip = not given
+        elif word != "--overwrite":
+            kept.append(word)
+    return kept

@@ -1,0 +1,65 @@
+"""Progress bars with the time left."""
+
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+
+class DemoBars:
+    """One bar for the stage at work and one for all; a sentence a line where there is no terminal.
+
+    Args:
+        console: Where they are drawn.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left:"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._whole = self._progress.add_task("whole demo", total=None)
+        self._stage = self._progress.add_task("reading the data", total=None)
+
+    def expect(self, work: int) -> None:
+        """So much work is left in all."""
+        self._progress.update(self._whole, total=work)
+
+    def begin(self, stage: str, work: int) -> None:
+        """A stage of a run begins."""
+        if not self._console.is_terminal:
+            self._console.print(stage, highlight=False)
+        self._progress.reset(self._stage, total=work, description=stage)
+
+    def advance(self, work: int) -> None:
+        """So much of the stage is done."""
+        self._progress.advance(self._stage, work)
+        self._progress.advance(self._whole, work)
+
+    def tell(self, text: str) -> None:
+        """A sentence for the reader, above the bars."""
+        self._console.print(text, highlight=False)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()

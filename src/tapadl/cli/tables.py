@@ -1,0 +1,46 @@
+"""Results as tables for the terminal."""
+
+from rich.table import Table
+
+from tapadl.evaluation.result import BASELINE, GROUPS, DemoResult
+
+_COLUMNS = {
+    "clean_error": "clean",
+    "mean_corruption_error": "corrupted",
+    **{group: group for group in GROUPS},
+}
+
+Statistics = dict[str, dict[str, float | None]]
+
+
+def demo_table(result: DemoResult) -> Table:
+    """Error in percent by variant: clean, mean over corruptions, by group; mean and spread over seeds.
+
+    Below stand the differences to plain with the same seed.
+    """
+    num_seeds = len({run.seed for run in result.runs})
+    part = result.settings["evaluate_on"]
+    table = Table(
+        title=f"Error in percent on {part} images, lower is better",
+        caption=f"mean ± standard deviation of {num_seeds} seeds" if num_seeds > 1 else "one seed: no spread",
+    )
+    table.add_column("variant")
+    present = [metric for metric in _COLUMNS if metric in result.runs[0].metrics]
+    for metric in present:
+        table.add_column(_COLUMNS[metric], justify="right")
+    table.add_column("training", justify="right")
+    for variant, statistics in result.summary.items():
+        seconds = statistics["training_seconds"]["mean"] or 0.0
+        table.add_row(variant, *(_percent(statistics, metric) for metric in present), f"{seconds:.0f} s")
+    table.add_section()
+    for variant, statistics in result.paired.items():
+        cells = (_percent(statistics, metric, sign="+") for metric in present)
+        table.add_row(f"{variant} - {BASELINE}", *cells, "")
+    return table
+
+
+def _percent(statistics: Statistics, metric: str, sign: str = "") -> str:
+    mean, spread = statistics[metric]["mean"], statistics[metric]["std"]
+    assert mean is not None
+    shown = f"{100 * mean:{sign}.1f}"
+    return shown if spread is None else f"{shown} ± {100 * spread:.1f}"

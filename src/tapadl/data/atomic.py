@@ -1,0 +1,39 @@
+"""Writing files so that a reader sees all of a file or nothing."""
+
+import os
+from pathlib import Path
+
+
+def write_atomically(path: str | Path, content: bytes) -> None:
+    """Write `content` to a temporary file beside `path`, then rename it to `path`.
+
+    Killed at any moment, it leaves the old file or the new one, never half of one. Parent folders are made.
+
+    Args:
+        path: The file to write or replace.
+        content: All of its bytes.
+
+    Raises:
+        OSError: If the folder cannot be written or the disk is full; one sentence that names `path`.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_atomically(Path(folder) / "a.txt", b"all")
+        ...     (Path(folder) / "a.txt").read_bytes()
+        b'all'
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True) if path.parent.is_dir() else None
+        raise OSError(
+            f"could not write {path}: {error.strerror}; free some space there or name another folder"
+        ) from error

@@ -1,0 +1,134 @@
+"""Settings of the demo. Light to import: no torch."""
+
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Literal
+
+from tapadl.training.config import AugmentationConfig, TrainingConfig
+
+Variant = Literal["plain", "tap", "adl", "tap+adl", "plain-equal-time"]
+VARIANTS: tuple[Variant, ...] = ("plain", "tap", "adl", "tap+adl", "plain-equal-time")
+EQUAL_TIME: Variant = "plain-equal-time"
+# What plain-equal-time is measured by: the speed of the first, the time of the second.
+EQUAL_TIME_NEEDS: tuple[Variant, Variant] = ("plain", "tap+adl")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The vision transformer that the demo trains; the mean of the tokens is classified.
+
+    Args:
+        image_size: Side of the square images, in pixels.
+        patch_size: Side of a patch.
+        embed_dim: Width.
+        depth: Blocks.
+        num_heads: Heads an attention.
+        mlp_ratio: Hidden width of the MLPs over `embed_dim`.
+        num_branches: K, for the variants with TAP.
+    """
+
+    image_size: int = 28
+    patch_size: int = 4
+    embed_dim: int = 64
+    depth: int = 4
+    num_heads: int = 4
+    mlp_ratio: float = 2.0
+    num_branches: int = 4
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """Everything that decides what a demo finds.
+
+    Args:
+        variants: What is trained.
+        seeds: How many times each, with seeds `first_seed`, `first_seed` + 1, ...
+        first_seed: See `seeds`.
+        data: "embedded", or "full" for all of Fashion-MNIST.
+        evaluate_on: Part of the data that is corrupted; "validation" while settings are chosen.
+        train_images: Use the first so many; None for all.
+        evaluation_images: Use the first so many; None for all.
+        corruptions: Names; None for all.
+        severities: 1 to 5.
+        corruption_seed: Of the corrupted images, the same for every model.
+        device: Where models are trained and evaluated.
+        training: Of every variant; its seed is replaced by each of `seeds`.
+        augmentation: Of every variant.
+        model: Of every variant.
+
+    Raises:
+        ValueError: If a value is out of range, or plain-equal-time lacks the variants it is measured by.
+
+    Example:
+        >>> list(DemoSettings(seeds=2, first_seed=5).seed_range)
+        [5, 6]
+    """
+
+    variants: tuple[Variant, ...] = ("plain", "tap+adl")
+    seeds: int = 1
+    first_seed: int = 0
+    data: Literal["embedded", "full"] = "embedded"
+    evaluate_on: Literal["test", "validation"] = "test"
+    train_images: int | None = None
+    evaluation_images: int | None = None
+    corruptions: tuple[str, ...] | None = None
+    severities: tuple[int, ...] = (1, 2, 3, 4, 5)
+    corruption_seed: int = 0
+    device: str = "cpu"
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+
+    def __post_init__(self) -> None:
+        for variant in self.variants:
+            if variant not in VARIANTS:
+                raise ValueError(f"expected variants out of {', '.join(VARIANTS)}, got {variant!r}")
+        if not self.variants or len(set(self.variants)) < len(self.variants):
+            raise ValueError(f"expected at least one variant, each once, got {list(self.variants)}")
+        if EQUAL_TIME in self.variants and not set(EQUAL_TIME_NEEDS) <= set(self.variants):
+            raise ValueError(f"expected {' and '.join(EQUAL_TIME_NEEDS)} among the variants of {EQUAL_TIME}")
+        for name in ("seeds", "train_images", "evaluation_images"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"expected {name} of at least 1, got {value}")
+        if self.first_seed < 0:
+            raise ValueError(f"expected first_seed of at least 0, got {self.first_seed}")
+        if not self.severities or not set(self.severities) <= {1, 2, 3, 4, 5}:
+            raise ValueError(f"expected severities from 1 to 5, got {list(self.severities)}")
+        if self.corruptions is not None and not self.corruptions:
+            raise ValueError("expected at least one corruption, got none")
+
+    @property
+    def seed_range(self) -> range:
+        """The seeds of the runs."""
+        return range(self.first_seed, self.first_seed + self.seeds)
+
+    @property
+    def variants_in_order(self) -> tuple[Variant, ...]:
+        """As asked for, plain-equal-time last: it needs the times of others."""
+        return tuple(sorted(self.variants, key=lambda variant: variant == EQUAL_TIME))
+
+    def training_with(self, seed: int, *, steps: int | None = None) -> TrainingConfig:
+        """The training settings of one run."""
+        return replace(self.training, seed=seed, steps=steps or self.training.steps)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data."""
+        content: dict[str, Any] = {}
+        for item in fields(self):
+            value = getattr(self, item.name)
+            content[item.name] = list(value) if isinstance(value, tuple) else value
+        nested = {name: asdict(getattr(self, name)) for name in ("training", "augmentation", "model")}
+        # every run has its own
+        del nested["training"]["seed"]
+        return content | nested
+
+
+def quick(settings: DemoSettings) -> DemoSettings:
+    """The same in seconds: one epoch on 4,000 images, 500 images to evaluate, severities 1, 3 and 5."""
+    return replace(
+        settings,
+        train_images=settings.train_images or 4_000,
+        evaluation_images=settings.evaluation_images or 500,
+        severities=(1, 3, 5),
+        training=replace(settings.training, epochs=1),
+    )
