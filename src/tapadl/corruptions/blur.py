@@ -129,7 +129,7 @@ def smear(images: torch.Tensor, angles: Floats, *, radius: float, sigma: float) 
 
     Args:
         images: (B, C, H, W) float32.
-        angles: (B,) in degrees, 0 to the right, 90 downwards.
+        angles: (B,) in degrees: where the taps lie, 0 to the right of the pixel, 90 below it.
         radius: 2 * radius + 1 taps, rounded.
         sigma: Standard deviation of the weights in pixels.
 

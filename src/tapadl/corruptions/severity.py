@@ -114,7 +114,7 @@ def constants_for(corruption: str, severity: int, image_size: int) -> Constants:
     """
     if corruption not in CORRUPTIONS:
         raise ValueError(f"expected a corruption out of {', '.join(CORRUPTIONS)}, got {corruption!r}")
-    if isinstance(severity, bool) or severity not in SEVERITIES:
+    if isinstance(severity, bool) or not isinstance(severity, int) or severity not in SEVERITIES:
         raise ValueError(f"expected a severity out of 1, 2, 3, 4, 5, got {severity!r}")
     if image_size < 1:
         raise ValueError(f"expected an image_size of at least 1 pixel, got {image_size!r}")

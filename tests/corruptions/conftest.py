@@ -1,0 +1,48 @@
+"""Pictures to corrupt: smooth shapes, hard edges and fine texture, in exact multiples of 1/255."""
+
+import numpy as np
+import pytest
+import torch
+
+
+def picture(height: int, width: int, channels: int = 3, seed: int = 0) -> np.ndarray:
+    """(height, width, channels) 8-bit."""
+    generator = np.random.default_rng(seed)
+    y, x = np.mgrid[0:height, 0:width] / max(height, width)
+    image = np.zeros((height, width, channels))
+    for channel in range(channels):
+        for _ in range(4):
+            waves = generator.uniform(1, 12, 2)
+            image[..., channel] += np.sin(2 * np.pi * (waves[0] * x + waves[1] * y) + generator.uniform(0, 6))
+        centre, radius = generator.uniform(0.2, 0.8, 2), generator.uniform(0.1, 0.3)
+        image[..., channel] += 2 * ((x - centre[0]) ** 2 + (y - centre[1]) ** 2 < radius**2)
+    image += generator.normal(0, 0.2, image.shape)
+    image = (image - image.min()) / max(np.ptp(image), 1e-9)
+    return np.round(255 * image).astype(np.uint8)
+
+
+def pictures(count: int, height: int, width: int, channels: int = 3) -> torch.Tensor:
+    """(count, channels, height, width) float32 in 0..1."""
+    stack = np.stack([picture(height, width, channels, seed) for seed in range(count)])
+    return torch.from_numpy(stack).permute(0, 3, 1, 2).float() / 255
+
+
+@pytest.fixture(name="picture")
+def picture_fixture():
+    return picture
+
+
+@pytest.fixture(name="pictures")
+def pictures_fixture():
+    return pictures
+
+
+@pytest.fixture(name="to_tensor")
+def to_tensor_fixture():
+    return lambda image: torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
+
+
+@pytest.fixture(name="to_array")
+def to_array_fixture():
+    """(1, C, H, W) in 0..1 as the (H, W, C) in 0..255 of the published script."""
+    return lambda images: images[0].permute(1, 2, 0).double().numpy() * 255

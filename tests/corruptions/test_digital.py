@@ -1,0 +1,72 @@
+import imagecorruptions.corruptions as published
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tapadl.corruptions import constants_for, corrupt
+from tapadl.corruptions.digital import pixelate
+
+SEVERITIES = pytest.mark.parametrize("severity", [1, 2, 3, 4, 5])
+ONE = torch.tensor([0])
+
+
+@SEVERITIES
+def test_contrast_equals_published(severity, picture, to_tensor, to_array):
+    image = picture(61, 50)
+    expected = published.contrast(Image.fromarray(image), severity)
+    got = corrupt(to_tensor(image), "contrast", severity, seed=0, indices=ONE, image_size=224)
+    np.testing.assert_allclose(to_array(got), expected, atol=1e-3)
+
+
+@SEVERITIES
+@pytest.mark.parametrize(("height", "width"), [(224, 224), (64, 90)])
+def test_jpeg_equals_published_to_the_bit(height, width, severity, picture, to_tensor, to_array):
+    image = picture(height, width)
+    expected = np.asarray(published.jpeg_compression(Image.fromarray(image), severity))
+    got = corrupt(to_tensor(image), "jpeg_compression", severity, seed=0, indices=ONE, image_size=224)
+    np.testing.assert_allclose(to_array(got), expected, atol=1e-4)
+
+
+@SEVERITIES
+def test_pixelate_equals_published_to_one_step_of_8_bits(severity, picture, to_tensor, to_array):
+    image = picture(224, 224)
+    expected = np.asarray(published.pixelate(Image.fromarray(image), severity), dtype=np.float64)
+    got = corrupt(to_tensor(image), "pixelate", severity, seed=0, indices=ONE, image_size=224)
+    np.testing.assert_allclose(to_array(got), expected, atol=1.001)
+
+
+@pytest.mark.parametrize("scale", [0.95, 0.9, 0.85, 0.75, 0.65, 0.6, 0.5, 0.4, 0.3, 0.25])
+def test_pixelate_equals_box_resizing_at_any_size(scale, to_tensor, to_array):
+    generator = np.random.default_rng(0)
+    for height in (*range(1, 40), 64, 100, 224):
+        width = height + 3
+        image = generator.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        coarse_size = (max(1, int(width * scale)), max(1, int(height * scale)))
+        coarse = Image.fromarray(image).resize(coarse_size, Image.Resampling.BOX)
+        expected = np.asarray(coarse.resize((width, height), Image.Resampling.BOX), dtype=np.float64)
+        np.testing.assert_allclose(to_array(pixelate(to_tensor(image), scale=scale)), expected, atol=1.001)
+
+
+@SEVERITIES
+@pytest.mark.parametrize("corruption", ["contrast", "pixelate", "jpeg_compression"])
+def test_a_constant_image_stays_itself(corruption, severity):
+    images = (torch.tensor([51.0, 128.0, 200.0]) / 255)[None, :, None, None].expand(1, 3, 24, 17)
+    got = corrupt(images, corruption, severity, seed=0, indices=ONE)
+    # The coarsest step of these JPEG qualities at frequency zero is 20 levels of brightness over 8 pixels.
+    tolerance = 6 / 255 if corruption == "jpeg_compression" else 1e-6
+    torch.testing.assert_close(got, images, atol=tolerance, rtol=0)
+
+
+@SEVERITIES
+def test_contrast_keeps_the_mean_and_scales_the_deviation(severity, pictures):
+    images = pictures(2, 30, 31)
+    factor = constants_for("contrast", severity, 30).values["factor"]
+    got = corrupt(images, "contrast", severity, seed=0, indices=torch.arange(2))
+    torch.testing.assert_close(got.mean((2, 3)), images.mean((2, 3)), atol=1e-6, rtol=0)
+    torch.testing.assert_close(got.std((2, 3)), images.std((2, 3)) * factor, atol=1e-6, rtol=0)
+
+
+def test_jpeg_gives_multiples_of_a_255th(pictures):
+    got = corrupt(pictures(2, 33, 17, 1), "jpeg_compression", 3, seed=0, indices=torch.arange(2)) * 255
+    torch.testing.assert_close(got, got.round(), atol=1e-4, rtol=0)
