@@ -53,7 +53,7 @@ def compare(baseline: Step, candidate: Step, *, pairs: int, warmup: int = 3, rep
         for name, step in steps if pair % 2 == 0 else reversed(steps):
             times[name].append(_milliseconds(step, repeats))
     ratios = [slow / fast for slow, fast in zip(times["baseline"], times["candidate"], strict=True)]
-    low, _, high = statistics.quantiles(ratios, n=4) if pairs > 1 else (ratios[0],) * 3
+    low, _, high = statistics.quantiles(ratios, n=4, method="inclusive") if pairs > 1 else (ratios[0],) * 3
     return Comparison(
         speedup=round(statistics.median(ratios), 2),
         speedup_quartiles=(round(low, 2), round(high, 2)),

@@ -1,10 +1,9 @@
 """Token-aware average pooling as one sparse mixing of tokens: the fast form for any device.
 
-The pooling is separable, S x 1: every channel is mixed by the same sparse matrix S over the patches. The
+The pooling is separable, S x 1: every channel is mixed by the same sparse matrix S over the patches, and the
 branches fold into S before any channel is read. Row p of S holds `w_0 + sum over d of w_d / 9` for the patch
-itself and `w_d / 9` for the eight patches at distance d, so no branch is ever built, and a whole output token
-is summed up while it is in registers. A bag of embeddings is this operation: an index and a factor per
-neighbour, one pass over the tokens.
+itself and `w_d / 9` for each of the eight patches at distance d, with the weights w of patch p; no branch is
+ever built. A bag of embeddings does the rest in one pass over the tokens: a row and a factor per neighbour.
 
 Shapes: B batch, P patches, K branches, J = 8 (K - 1) + 1 neighbours (the patch itself first), C channels.
 """
@@ -20,7 +19,8 @@ from tapadl.tokens import PatchGrid
 
 def token_aware_pooling(tokens: torch.Tensor, branch_weights: torch.Tensor, grid: PatchGrid) -> torch.Tensor:
     """See `tapadl.token_aware_pooling`; arguments are taken as checked there."""
-    pooled: torch.Tensor = _TokenMixing.apply(tokens, branch_weights, grid)
+    neighbours = _neighbours(grid, branch_weights.shape[1], tokens.device)
+    pooled: torch.Tensor = _TokenMixing.apply(tokens, branch_weights, grid, *neighbours)
     return pooled
 
 
@@ -28,100 +28,105 @@ class _TokenMixing(torch.autograd.Function):
     """y = S x. With the gradient g of y: dx = S^T g, and dS_pq = <g_p, x_q>, summed up into each branch."""
 
     @staticmethod
-    def forward(tokens: torch.Tensor, branch_weights: torch.Tensor, grid: PatchGrid) -> torch.Tensor:
-        neighbours = _neighbours(grid, branch_weights)
-        factors = _factors_by_branch(branch_weights, tokens)[:, :, neighbours.branch] * neighbours.inside
-        return _mix(tokens, factors, neighbours, grid)
+    def forward(
+        tokens: torch.Tensor, branch_weights: torch.Tensor, grid: PatchGrid, *neighbours: torch.Tensor
+    ) -> torch.Tensor:
+        patch, inside, branch = neighbours
+        own = torch.arange(grid.num_patches, device=tokens.device)[:, None]
+        factors = _factors(branch_weights, tokens, own, inside, branch)
+        return _mix(tokens, factors, patch, grid)
 
     @staticmethod
-    def setup_context(
-        ctx: Any, inputs: tuple[torch.Tensor, torch.Tensor, PatchGrid], output: torch.Tensor
-    ) -> None:
-        tokens, branch_weights, ctx.grid = inputs
-        ctx.save_for_backward(tokens, branch_weights)
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+        tokens, branch_weights, ctx.grid, *neighbours = inputs
+        ctx.save_for_backward(tokens, branch_weights, *neighbours)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None]:
-        tokens, branch_weights = ctx.saved_tensors
-        neighbours = _neighbours(ctx.grid, branch_weights)
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        tokens, branch_weights, patch, inside, branch = ctx.saved_tensors
         grad_tokens = grad_weights = None
         if ctx.needs_input_grad[0]:
-            # The neighbourhood is symmetric: column p of S has its entries where row p has them, and their
-            # factors stand with the neighbour.
-            by_branch = _factors_by_branch(branch_weights, tokens)
-            factors = by_branch[:, neighbours.patch, neighbours.branch] * neighbours.inside
-            grad_tokens = _mix(grad, factors, neighbours, ctx.grid).to(tokens.dtype)
+            # Being a neighbour is mutual, so column p of S has its entries where row p has them; they are
+            # made of the neighbour's weights.
+            factors = _factors(branch_weights, tokens, patch, inside, branch)
+            grad_tokens = _mix(grad, factors, patch, ctx.grid).to(tokens.dtype)
         if ctx.needs_input_grad[1]:
-            dots = _dots(grad, tokens, neighbours, ctx.grid) * neighbours.inside
+            dots = _dots(grad, tokens, patch, ctx.grid) * inside
             own, ring = dots[..., :1], dots[..., 1:].unflatten(2, (-1, 8)).sum(3)
-            by_weight = torch.cat((own, (own + ring) / 9), dim=2)
-            grad_weights = by_weight.transpose(1, 2).reshape(branch_weights.shape).to(branch_weights.dtype)
-        return grad_tokens, grad_weights, None
+            by_branch = torch.cat((own, (own + ring) / 9), dim=2)
+            grad_weights = by_branch.transpose(1, 2).reshape(branch_weights.shape).to(branch_weights.dtype)
+        return grad_tokens, grad_weights, None, None, None, None
 
 
 class _Neighbours(NamedTuple):
-    patch: torch.Tensor  # (P, J) which patch; the patch itself where the neighbour is outside the map
-    inside: torch.Tensor  # (P, J) whether the neighbour is on the map
-    branch: torch.Tensor  # (J,) the branch, that is the distance
+    patch: torch.Tensor  # (P, J) int32, which patch; the patch itself where the neighbour is off the map
+    inside: torch.Tensor  # (P, J) bool, whether the neighbour is on the map
+    branch: torch.Tensor  # (J,) int64, the branch it belongs to, that is its distance
 
 
-def _neighbours(grid: PatchGrid, branch_weights: torch.Tensor) -> _Neighbours:
-    num_branches, device = branch_weights.shape[1], branch_weights.device
+def _neighbours(grid: PatchGrid, num_branches: int, device: torch.device) -> _Neighbours:
     directions = [(r, c) for r in (-1, 0, 1) for c in (-1, 0, 1) if (r, c) != (0, 0)]
-    offsets = [(0, 0, 0)] + [(d * r, d * c, d) for d in range(1, num_branches) for r, c in directions]
-    row_offset, col_offset, branch = torch.tensor(offsets, device=device).unbind(1)
-    row = torch.arange(grid.rows, device=device)[:, None, None]
-    col = torch.arange(grid.cols, device=device)[:, None]
-    row_inside = (row + row_offset >= 0) & (row + row_offset < grid.rows)
-    col_inside = (col + col_offset >= 0) & (col + col_offset < grid.cols)
-    inside = row_inside & col_inside
-    patch = row * grid.cols + col + inside * (row_offset * grid.cols + col_offset)
+    steps = [(0, 0, 0)] + [(d * r, d * c, d) for d in range(1, num_branches) for r, c in directions]
+    row_step, col_step, branch = torch.tensor(steps, device=device).unbind(1)
+    row = torch.arange(grid.rows, device=device)[:, None, None] + row_step
+    col = torch.arange(grid.cols, device=device)[:, None] + col_step
+    inside = ((row >= 0) & (row < grid.rows)) & ((col >= 0) & (col < grid.cols))
+    own = torch.arange(grid.num_patches, dtype=torch.int32, device=device).reshape(grid.rows, grid.cols, 1)
+    patch = torch.where(inside, (row * grid.cols).int() + col.int(), own)
     return _Neighbours(patch.flatten(0, 1), inside.flatten(0, 1), branch)
 
 
-def _factors_by_branch(branch_weights: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """Factors (B, P, K): of the patch itself, then of a neighbour at distance 1 .. K-1."""
-    weights = branch_weights.flatten(2).transpose(1, 2).to(_accumulation_dtype(branch_weights, tokens))
-    ring = weights[..., 1:] / 9
-    return torch.cat((weights[..., :1] + ring.sum(2, keepdim=True), ring), dim=2)
-
-
-def _mix(
-    tokens: torch.Tensor, factors: torch.Tensor, neighbours: _Neighbours, grid: PatchGrid
+def _factors(
+    branch_weights: torch.Tensor,
+    tokens: torch.Tensor,
+    weighing_patch: torch.Tensor,
+    inside: torch.Tensor,
+    branch: torch.Tensor,
 ) -> torch.Tensor:
-    """Each patch token (B, N, C) as the sum of its neighbours times their factors (B, P, J)."""
-    rows, index = _rows(tokens, factors.dtype, neighbours, grid)
+    """Factors (B, P, J) of the neighbours, made of the weights of `weighing_patch` (P, J) or (P, 1)."""
+    weights = branch_weights.flatten(2).to(_accumulation_dtype(branch_weights, tokens))
+    ring = weights[:, 1:] / 9
+    own = weights[:, :1] + ring.sum(1, keepdim=True)
+    off_the_map = weights.new_zeros(len(weights), 1)
+    table = torch.cat((own.flatten(1), ring.flatten(1), off_the_map), dim=1)
+    place = torch.where(inside, branch * inside.shape[0] + weighing_patch, table.shape[1] - 1)
+    return table.gather(1, place.reshape(1, -1).expand(len(table), -1)).unflatten(1, inside.shape)
+
+
+def _mix(tokens: torch.Tensor, factors: torch.Tensor, patch: torch.Tensor, grid: PatchGrid) -> torch.Tensor:
+    """Each patch among the tokens (B, N, C) as the sum of its neighbours times their factors (B, P, J)."""
+    rows, index = _rows(tokens, factors.dtype, patch, grid)
     mixed = F.embedding_bag(index, rows, mode="sum", per_sample_weights=factors.flatten(0, 1))
     prefix, _ = grid.split(tokens)
-    return grid.join(prefix, mixed.unflatten(0, factors.shape[:2]).to(tokens.dtype))
+    return grid.join(prefix, mixed.to(tokens.dtype).unflatten(0, factors.shape[:2]))
 
 
-def _dots(grad: torch.Tensor, tokens: torch.Tensor, neighbours: _Neighbours, grid: PatchGrid) -> torch.Tensor:
+def _dots(grad: torch.Tensor, tokens: torch.Tensor, patch: torch.Tensor, grid: PatchGrid) -> torch.Tensor:
     """Products <g_p, x_q> (B, P, J) of each patch's gradient with its neighbours' tokens."""
-    batch, (num_patches, num_neighbours) = len(tokens), neighbours.patch.shape
-    rows, index = _rows(tokens, _accumulation_dtype(grad, tokens), neighbours, grid)
+    rows, index = _rows(tokens, _accumulation_dtype(grad, tokens), patch, grid)
     _, patch_grad = grid.split(grad)
-    bag = torch.arange(batch * num_patches, dtype=index.dtype, device=index.device)
-    # What autograd calls for the factors of a bag; calling it saves keeping index and rows from the forward.
+    bag = torch.arange(len(index), dtype=index.dtype, device=index.device)[:, None]
+    # What autograd calls for the factors of a bag; here, rows and index need not be kept until then.
     dots: torch.Tensor = torch.ops.aten._embedding_bag_per_sample_weights_backward(
         patch_grad.to(rows.dtype).flatten(0, 1),
         rows,
         index.flatten(),
-        bag * num_neighbours,
-        bag.repeat_interleave(num_neighbours),
+        (bag * index.shape[1]).flatten(),
+        bag.expand_as(index).flatten(),
         0,  # mode: sum
     )
-    return dots.reshape(batch, num_patches, num_neighbours)
+    return dots.reshape(len(tokens), *patch.shape)
 
 
 def _rows(
-    tokens: torch.Tensor, dtype: torch.dtype, neighbours: _Neighbours, grid: PatchGrid
+    tokens: torch.Tensor, dtype: torch.dtype, patch: torch.Tensor, grid: PatchGrid
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """All tokens of the batch (B * N, C), and which of them are the neighbours of each patch (B * P, J)."""
     batch, num_tokens, _ = tokens.shape
-    first = torch.arange(batch, device=tokens.device)[:, None, None] * num_tokens + grid.num_prefix_tokens
-    return tokens.to(dtype).flatten(0, 1), (first + neighbours.patch).flatten(0, 1).int()
+    image = torch.arange(batch, dtype=patch.dtype, device=patch.device)[:, None, None]
+    index = image * num_tokens + grid.num_prefix_tokens + patch
+    return tokens.to(dtype).flatten(0, 1), index.flatten(0, 1)
 
 
 def _accumulation_dtype(first: torch.Tensor, second: torch.Tensor) -> torch.dtype:
