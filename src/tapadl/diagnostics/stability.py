@@ -10,7 +10,7 @@ from tapadl.diagnostics.focus import check_attention
 
 @dataclass(frozen=True)
 class AttentionStability:
-    """How alike the attention of one layer is on clean and corrupted images, averaged over queries and images.
+    """How alike the attention of a layer is on clean and corrupted images, mean over queries and images.
 
     Attention that stays put is no proof of robustness: uniform attention never moves and knows nothing.
 
