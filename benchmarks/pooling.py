@@ -96,7 +96,7 @@ def build_step(form: str, shape: Shape) -> Step:
 
 
 def max_error(shape: Shape) -> float:
-    """Largest difference of output and gradients from the official form in float64, relative to their maxima."""
+    """Largest difference of output and gradients from the official form in float64, over their maxima."""
     values = []
     for form, dtype in (("official", torch.float64), ("tapadl", torch.float32)):
         module, tokens, step = build(form, shape, dtype)
@@ -147,11 +147,12 @@ def main() -> None:
             peak_ratio=round(peaks["tapadl"] / peaks["official"], 4),
         )
         rows.append(row)
+        before, after = (peaks[form] / 2**20 for form in ("official", "tapadl"))
         print(
             f"{shape.batch} x {shape.dim} x {shape.rows} x {shape.cols}: {comparison.speedup} x faster "
             f"(quartiles {comparison.speedup_quartiles}; {comparison.baseline_ms} -> "
-            f"{comparison.candidate_ms} ms), {floor.speedup} x the bytes that must move, peak {peaks['official'] / 2**20:.1f} -> "
-            f"{peaks['tapadl'] / 2**20:.1f} MiB ({row['peak_ratio']}), error {error:.1e}",
+            f"{comparison.candidate_ms} ms), {floor.speedup} x the bytes that must move, "
+            f"peak {before:.1f} -> {after:.1f} MiB ({row['peak_ratio']}), error {error:.1e}",
             flush=True,
         )
     if not arguments.quick:

@@ -64,11 +64,11 @@ def token_aware_pooling(
 
 
 def _check(tokens: torch.Tensor, branch_weights: torch.Tensor, grid: PatchGrid) -> None:
-    shape = tuple(branch_weights.shape)
-    if len(shape) != 4 or shape != (len(tokens), shape[1], grid.rows, grid.cols) or shape[1] < 1:
+    batch, shape = tokens.shape[0], branch_weights.shape
+    if len(shape) != 4 or shape[0] != batch or shape[1] < 1 or shape[2:] != (grid.rows, grid.cols):
         raise ValueError(
-            f"expected branch_weights of shape ({len(tokens)}, K, {grid.rows}, {grid.cols}) "
-            f"with K of at least 1, got {shape}"
+            f"expected branch_weights of shape ({batch}, K, {grid.rows}, {grid.cols}) with K of at least 1, "
+            f"got {tuple(shape)}"
         )
     for name, tensor in (("tokens", tokens), ("branch_weights", branch_weights)):
         if not tensor.is_floating_point():

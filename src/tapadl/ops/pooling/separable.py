@@ -88,10 +88,11 @@ def _factors(
     weights = branch_weights.flatten(2).to(_accumulation_dtype(branch_weights, tokens))
     ring = weights[:, 1:] / 9
     own = weights[:, :1] + ring.sum(1, keepdim=True)
-    off_the_map = weights.new_zeros(len(weights), 1)
+    off_the_map = weights.new_zeros(weights.shape[0], 1)
     table = torch.cat((own.flatten(1), ring.flatten(1), off_the_map), dim=1)
     place = torch.where(inside, branch * inside.shape[0] + weighing_patch, table.shape[1] - 1)
-    return table.gather(1, place.reshape(1, -1).expand(len(table), -1)).unflatten(1, inside.shape)
+    batch = table.shape[0]
+    return table.gather(1, place.reshape(1, -1).expand(batch, -1)).reshape(batch, *inside.shape)
 
 
 def _mix(tokens: torch.Tensor, factors: torch.Tensor, patch: torch.Tensor, grid: PatchGrid) -> torch.Tensor:
@@ -106,7 +107,7 @@ def _dots(grad: torch.Tensor, tokens: torch.Tensor, patch: torch.Tensor, grid: P
     """Products <g_p, x_q> (B, P, J) of each patch's gradient with its neighbours' tokens."""
     rows, index = _rows(tokens, _accumulation_dtype(grad, tokens), patch, grid)
     _, patch_grad = grid.split(grad)
-    bag = torch.arange(len(index), dtype=index.dtype, device=index.device)[:, None]
+    bag = torch.arange(index.shape[0], dtype=index.dtype, device=index.device)[:, None]
     # What autograd calls for the factors of a bag; here, rows and index need not be kept until then.
     dots: torch.Tensor = torch.ops.aten._embedding_bag_per_sample_weights_backward(
         patch_grad.to(rows.dtype).flatten(0, 1),
@@ -116,7 +117,7 @@ def _dots(grad: torch.Tensor, tokens: torch.Tensor, patch: torch.Tensor, grid: P
         bag.expand_as(index).flatten(),
         0,  # mode: sum
     )
-    return dots.reshape(len(tokens), *patch.shape)
+    return dots.reshape(tokens.shape[0], *patch.shape)
 
 
 def _rows(
