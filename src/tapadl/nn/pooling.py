@@ -6,8 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tapadl.ops.pooling import token_aware_pooling
-from tapadl.tokens import PatchGrid
+from tapadl.ops.pooling import PoolingImpl, checked_grid, token_aware_pooling
 
 PoolingInit = Literal["paper", "identity"]
 
@@ -29,6 +28,7 @@ class TokenAwareAveragePooling(nn.Module):
     Attributes:
         dilation_predictor: Convolution C -> K, batch norm, convolution K -> K, both 3x3 and without bias.
         gate: Parameter (dim,) of `init="identity"`, None of `init="paper"`.
+        impl: Implementation of the pooling, "auto"; another name may be set.
 
     Raises:
         ValueError: If an argument is outside its range.
@@ -45,6 +45,7 @@ class TokenAwareAveragePooling(nn.Module):
     """
 
     gate: nn.Parameter | None
+    impl: PoolingImpl = "auto"
 
     def __init__(
         self, dim: int, num_branches: int = 4, temperature: float = 1.0, init: PoolingInit = "paper"
@@ -82,7 +83,11 @@ class TokenAwareAveragePooling(nn.Module):
         """
         branch_weights = self.branch_weights(tokens, grid_size, num_prefix_tokens)
         pooled = token_aware_pooling(
-            tokens, branch_weights, grid_size=grid_size, num_prefix_tokens=num_prefix_tokens
+            tokens,
+            branch_weights,
+            grid_size=grid_size,
+            num_prefix_tokens=num_prefix_tokens,
+            impl=self.impl,
         )
         return pooled if self.gate is None else torch.lerp(tokens, pooled, self.gate.to(tokens.dtype))
 
@@ -102,14 +107,11 @@ class TokenAwareAveragePooling(nn.Module):
         Raises:
             ValueError: If the tokens do not fit the module or the grid.
         """
-        grid = PatchGrid(*grid_size, num_prefix_tokens)
-        grid.check(tokens)
+        grid = checked_grid(tokens, grid_size, num_prefix_tokens)
         if tokens.shape[2] != self.dim:
             raise ValueError(
                 f"expected tokens of width {self.dim}, got tokens of shape {tuple(tokens.shape)}"
             )
-        if not tokens.is_floating_point():
-            raise ValueError(f"expected tokens of a floating dtype, got {tokens.dtype}; convert them first")
         _, patches = grid.split(tokens)
         scores: torch.Tensor = self.dilation_predictor(grid.to_map(patches))
         at_least_float32 = torch.promote_types(torch.float32, scores.dtype)

@@ -30,7 +30,10 @@ def token_aware_pooling(
         branch_weights: Weight of each branch at each patch (B, K, rows, cols), floating, K at least 1.
         grid_size: Rows and columns of the patch grid.
         num_prefix_tokens: Class, distillation and register tokens in front of the patches.
-        impl: Name of an implementation, or "auto" to have one chosen.
+        impl: "reference" is the definition in plain operations; "separable" is the fast form, one pass over
+            the tokens, with its own backward; "auto" takes the fast form, or the plain operations where
+            a compiler or exporter looks on. Gradients of gradients are right in both; they cost
+            "separable" as much memory as 8 (K - 1) + 1 copies of the tokens, so take "reference" there.
 
     Returns:
         The pooled tokens (B, N, C), in the dtype of `tokens`.
@@ -50,9 +53,8 @@ def token_aware_pooling(
                 [6., 9., 6.],
                 [4., 6., 4.]])
     """
-    grid = PatchGrid(*grid_size, num_prefix_tokens)
-    grid.check(tokens)
-    _check(tokens, branch_weights, grid)
+    grid = checked_grid(tokens, grid_size, num_prefix_tokens)
+    _check_branch_weights(branch_weights, tokens, grid)
     if impl not in get_args(PoolingImpl):
         raise ValueError(f"expected impl to be one of {', '.join(get_args(PoolingImpl))}, got {impl!r}")
     if impl == "auto":
@@ -63,18 +65,30 @@ def token_aware_pooling(
     return separable.token_aware_pooling(tokens, branch_weights, grid)
 
 
-def _check(tokens: torch.Tensor, branch_weights: torch.Tensor, grid: PatchGrid) -> None:
+def checked_grid(tokens: torch.Tensor, grid_size: tuple[int, int], num_prefix_tokens: int) -> PatchGrid:
+    """The grid behind floating tokens (B, N, C), or a ValueError that says why there is none."""
+    if not isinstance(grid_size, (tuple, list)) or len(grid_size) != 2:
+        raise ValueError(f"expected grid_size=(rows, cols), got {grid_size!r}")
+    grid = PatchGrid(*grid_size, num_prefix_tokens)
+    grid.check(tokens)
+    _check_floating("tokens", tokens)
+    return grid
+
+
+def _check_branch_weights(branch_weights: torch.Tensor, tokens: torch.Tensor, grid: PatchGrid) -> None:
     batch, shape = tokens.shape[0], branch_weights.shape
     if len(shape) != 4 or shape[0] != batch or shape[1] < 1 or shape[2:] != (grid.rows, grid.cols):
         raise ValueError(
             f"expected branch_weights of shape ({batch}, K, {grid.rows}, {grid.cols}) with K of at least 1, "
             f"got {tuple(shape)}"
         )
-    for name, tensor in (("tokens", tokens), ("branch_weights", branch_weights)):
-        if not tensor.is_floating_point():
-            raise ValueError(f"expected {name} of a floating dtype, got {tensor.dtype}; convert them first")
-    if tokens.device != branch_weights.device:
+    _check_floating("branch_weights", branch_weights)
+    if branch_weights.device != tokens.device:
         raise ValueError(
-            "expected tokens and branch_weights on one device, "
-            f"got {tokens.device} and {branch_weights.device}"
+            f"expected branch_weights on {tokens.device} like the tokens, got {branch_weights.device}"
         )
+
+
+def _check_floating(name: str, tensor: torch.Tensor) -> None:
+    if not tensor.is_floating_point():
+        raise ValueError(f"expected {name} of a floating dtype, got {tensor.dtype}; convert them first")

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch.autograd.function import once_differentiable
 
 from tapadl.tokens import PatchGrid
 
@@ -31,10 +30,8 @@ class _TokenMixing(torch.autograd.Function):
     def forward(
         tokens: torch.Tensor, branch_weights: torch.Tensor, grid: PatchGrid, *neighbours: torch.Tensor
     ) -> torch.Tensor:
-        patch, inside, branch = neighbours
-        own = torch.arange(grid.num_patches, device=tokens.device)[:, None]
-        factors = _factors(branch_weights, tokens, own, inside, branch)
-        return _mix(tokens, factors, patch, grid)
+        factors = _own_factors(branch_weights, tokens, _Neighbours(*neighbours))
+        return _mix(tokens, factors, neighbours[0], grid)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
@@ -42,17 +39,24 @@ class _TokenMixing(torch.autograd.Function):
         ctx.save_for_backward(tokens, branch_weights, *neighbours)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        tokens, branch_weights, patch, inside, branch = ctx.saved_tensors
+        tokens, branch_weights, *table = ctx.saved_tensors
+        neighbours = _Neighbours(*table)
         grad_tokens = grad_weights = None
+        if torch.is_grad_enabled():
+            # Somebody will differentiate this gradient again, so it is taken from operations that allow it.
+            def pool(tokens: torch.Tensor, branch_weights: torch.Tensor) -> torch.Tensor:
+                return _mix_in_plain_operations(tokens, branch_weights, neighbours, ctx.grid)
+
+            grad_tokens, grad_weights = torch.func.vjp(pool, tokens, branch_weights)[1](grad)
+            return grad_tokens, grad_weights, None, None, None, None
         if ctx.needs_input_grad[0]:
             # Being a neighbour is mutual, so column p of S has its entries where row p has them; they are
             # made of the neighbour's weights.
-            factors = _factors(branch_weights, tokens, patch, inside, branch)
-            grad_tokens = _mix(grad, factors, patch, ctx.grid).to(tokens.dtype)
+            factors = _factors(branch_weights, tokens, neighbours.patch, neighbours)
+            grad_tokens = _mix(grad, factors, neighbours.patch, ctx.grid).to(tokens.dtype)
         if ctx.needs_input_grad[1]:
-            dots = _dots(grad, tokens, patch, ctx.grid) * inside
+            dots = _dots(grad, tokens, neighbours.patch, ctx.grid) * neighbours.inside
             own, ring = dots[..., :1], dots[..., 1:].unflatten(2, (-1, 8)).sum(3)
             by_branch = torch.cat((own, (own + ring) / 9), dim=2)
             grad_weights = by_branch.transpose(1, 2).reshape(branch_weights.shape).to(branch_weights.dtype)
@@ -77,14 +81,17 @@ def _neighbours(grid: PatchGrid, num_branches: int, device: torch.device) -> _Ne
     return _Neighbours(patch.flatten(0, 1), inside.flatten(0, 1), branch)
 
 
+def _own_factors(branch_weights: torch.Tensor, tokens: torch.Tensor, neighbours: _Neighbours) -> torch.Tensor:
+    """Factors (B, P, J) by which a patch takes in its neighbours: rows of S."""
+    own = torch.arange(len(neighbours.patch), device=tokens.device)[:, None]
+    return _factors(branch_weights, tokens, own, neighbours)
+
+
 def _factors(
-    branch_weights: torch.Tensor,
-    tokens: torch.Tensor,
-    weighing_patch: torch.Tensor,
-    inside: torch.Tensor,
-    branch: torch.Tensor,
+    branch_weights: torch.Tensor, tokens: torch.Tensor, weighing_patch: torch.Tensor, neighbours: _Neighbours
 ) -> torch.Tensor:
     """Factors (B, P, J) of the neighbours, made of the weights of `weighing_patch` (P, J) or (P, 1)."""
+    _, inside, branch = neighbours
     weights = branch_weights.flatten(2).to(_accumulation_dtype(branch_weights, tokens))
     ring = weights[:, 1:] / 9
     own = weights[:, :1] + ring.sum(1, keepdim=True)
@@ -100,7 +107,17 @@ def _mix(tokens: torch.Tensor, factors: torch.Tensor, patch: torch.Tensor, grid:
     rows, index = _rows(tokens, factors.dtype, patch, grid)
     mixed = F.embedding_bag(index, rows, mode="sum", per_sample_weights=factors.flatten(0, 1))
     prefix, _ = grid.split(tokens)
-    return grid.join(prefix, mixed.to(tokens.dtype).unflatten(0, factors.shape[:2]))
+    return grid.join(prefix, mixed.to(tokens.dtype).reshape(*factors.shape[:2], tokens.shape[2]))
+
+
+def _mix_in_plain_operations(
+    tokens: torch.Tensor, branch_weights: torch.Tensor, neighbours: _Neighbours, grid: PatchGrid
+) -> torch.Tensor:
+    """The pooling again, J maps in memory."""
+    factors = _own_factors(branch_weights, tokens, neighbours)
+    prefix, patches = grid.split(tokens)
+    mixed = (factors[..., None] * patches.to(factors.dtype)[:, neighbours.patch]).sum(2)
+    return grid.join(prefix, mixed.to(tokens.dtype))
 
 
 def _dots(grad: torch.Tensor, tokens: torch.Tensor, patch: torch.Tensor, grid: PatchGrid) -> torch.Tensor:
@@ -114,7 +131,7 @@ def _dots(grad: torch.Tensor, tokens: torch.Tensor, patch: torch.Tensor, grid: P
         rows,
         index.flatten(),
         (bag * index.shape[1]).flatten(),
-        bag.expand_as(index).flatten(),
+        bag.expand_as(index).reshape(-1).contiguous(),
         0,  # mode: sum
     )
     return dots.reshape(tokens.shape[0], *patch.shape)
