@@ -39,7 +39,9 @@ def attention_diversification(
             gradient if it requires one; a boolean one says where a query may attend (True) as in
             `torch.nn.functional.scaled_dot_product_attention`.
         is_causal: Query i attends to keys 0..i only, in addition to `attn_bias`.
-        impl: "reference" stores the maps and can be differentiated any number of times; "auto" picks.
+        impl: "chunked" computes blocks of rows twice and stores no map: memory grows with N + M, and it can
+            be differentiated once. "reference" stores the maps and can be differentiated any number of
+            times. "auto" picks.
 
     Returns:
         The loss, a scalar: float64 if query or key is float64, else float32, under autocast too. NaN in
@@ -70,8 +72,11 @@ def attention_diversification(
         attn_bias = _checked_bias(attn_bias, query, key)
     if impl not in IMPLS:
         raise ValueError(f"expected impl to be one of {', '.join(IMPLS)}, got {impl!r}")
-    implementation = reference if impl == "reference" else chunked
-    return implementation.diversification(query, key, attn_bias, tau, scale, is_causal)
+    if impl == "reference":
+        return reference.diversification(query, key, attn_bias, tau, scale, is_causal)
+    # Maps pay at no length: at 49 to 197 tokens both take the same time, above that chunked is the faster one
+    # (benchmarks/results/diversification.json), so "auto" needs no budget for maps.
+    return chunked.diversification(query, key, attn_bias, tau, scale, is_causal)
 
 
 def attention_diversification_from_map(attention: torch.Tensor, *, tau: float = 2.0) -> torch.Tensor:
