@@ -1,3 +1,4 @@
+import copy
 import gzip
 import importlib.util
 import json
@@ -59,14 +60,8 @@ def test_module_reproduces_the_golden_run(golden, num_branches, mode, name, dtyp
         f"k{num_branches}"
     ]["state_dict"]
     tokens = _golden_tokens(100, dtype).requires_grad_()
-    weights = None
-
-    def keep(value):
-        nonlocal weights
-        weights = value
-
-    original = module.branch_weights
-    module.branch_weights = lambda *a: (keep(original(*a)), weights)[1]
+    # Asked of a copy: in training mode a second pass would move the batch norm's buffers again.
+    weights = copy.deepcopy(module).branch_weights(tokens, GRID)
     out = module(tokens, GRID)
     loss = (out * _golden_tokens(101, dtype)).sum()
     loss.backward()
@@ -84,3 +79,220 @@ def test_module_reproduces_the_golden_run(golden, num_branches, mode, name, dtyp
     if mode == "train":
         for key in ("dilation_predictor.proj.1.running_mean", "dilation_predictor.proj.1.running_var"):
             check(f"after.{key}", module.state_dict()[key])
+
+
+@pytest.mark.parametrize("num_branches", [1, 4])
+def test_parameters_carry_the_published_names_and_number(num_branches):
+    module = TokenAwareAveragePooling(24, num_branches)
+    assert [name for name, _ in module.named_parameters()] == [
+        "dilation_predictor.proj.0.weight",
+        "dilation_predictor.proj.1.weight",
+        "dilation_predictor.proj.1.bias",
+        "dilation_predictor.proj.2.weight",
+    ]
+    expected = 9 * 24 * num_branches + 9 * num_branches**2 + 2 * num_branches
+    assert sum(parameter.numel() for parameter in module.parameters()) == expected
+
+
+def test_branch_weights_are_positive_and_sum_to_one():
+    weights = TokenAwareAveragePooling(8).branch_weights(torch.randn(2, 1 + 15, 8), (3, 5), 1)
+    assert weights.shape == (2, 4, 3, 5)
+    assert (weights > 0).all()
+    torch.testing.assert_close(weights.sum(1), torch.ones(2, 3, 5))
+
+
+def test_high_temperature_evens_the_branches_out_and_low_picks_one():
+    tokens = torch.randn(2, 15, 8)
+    flat = TokenAwareAveragePooling(8, temperature=1e6).branch_weights(tokens, (3, 5))
+    sharp = TokenAwareAveragePooling(8, temperature=1e-6).branch_weights(tokens, (3, 5))
+    torch.testing.assert_close(flat, torch.full_like(flat, 0.25), rtol=0, atol=1e-4)
+    assert (sharp.max(1).values > 0.99).float().mean() > 0.9
+
+
+def test_first_convolution_equals_the_plain_one_with_its_gradients():
+    ours = TokenAwareAveragePooling(6, 3).double().dilation_predictor.proj[0]
+    plain = torch.nn.Conv2d(6, 3, 3, padding=1, bias=False).double()
+    plain.load_state_dict(ours.state_dict())
+    patch_map = torch.randn(2, 6, 4, 7, dtype=torch.float64)
+    grad = torch.randn(2, 3, 4, 7, dtype=torch.float64)
+    results = []
+    for convolution in (ours, plain):
+        given = patch_map.clone().requires_grad_()
+        scores = convolution(given)
+        scores.backward(grad)
+        results.append((scores.detach(), given.grad, convolution.weight.grad))
+    torch.testing.assert_close(*results)
+
+
+def test_one_branch_leaves_the_tokens_bit_for_bit():
+    tokens = torch.randn(2, 1 + 15, 8)
+    assert torch.equal(TokenAwareAveragePooling(8, num_branches=1)(tokens, (3, 5), 1), tokens)
+
+
+def test_prefix_tokens_do_not_take_part():
+    module = TokenAwareAveragePooling(8).eval()
+    tokens = torch.randn(2, 3 + 15, 8)
+    pooled = module(tokens, (3, 5), 3)
+    assert torch.equal(pooled[:, :3], tokens[:, :3])
+    torch.testing.assert_close(pooled[:, 3:], module(tokens[:, 3:], (3, 5)))
+
+
+@pytest.mark.parametrize("grid_size", [(1, 1), (1, 4), (2, 2)])
+def test_maps_smaller_than_the_dilation_are_pooled(grid_size):
+    tokens = torch.randn(2, grid_size[0] * grid_size[1], 8)
+    module = TokenAwareAveragePooling(8, num_branches=5)
+    assert module(tokens, grid_size).isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_identity_changes_no_bit_at_first(dtype):
+    module = TokenAwareAveragePooling(8, init="identity").to(dtype)
+    tokens = torch.randn(2, 1 + 15, 8, dtype=dtype)
+    assert torch.equal(module(tokens, (3, 5), 1), tokens)
+
+
+def test_identity_learns_to_pool():
+    torch.manual_seed(3)
+    target = TokenAwareAveragePooling(8)
+    module = TokenAwareAveragePooling(8, init="identity")
+    optimizer = torch.optim.Adam(module.parameters(), lr=0.02)
+    tokens = torch.randn(16, 49, 8)
+    with torch.no_grad():
+        wanted = target(tokens, (7, 7))
+    losses = []
+    for _ in range(150):
+        optimizer.zero_grad()
+        loss = (module(tokens, (7, 7)) - wanted).square().mean()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert module.gate.abs().min() > 0.1
+    assert losses[-1] < 0.1 * losses[0]
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize(("saved", "built"), [("identity", "paper"), ("paper", "identity")])
+def test_loading_the_other_kind_is_an_error_that_names_both(saved, built, strict):
+    state = torch.nn.Sequential(TokenAwareAveragePooling(8, init=saved)).state_dict()
+    model = torch.nn.Sequential(TokenAwareAveragePooling(8, init=built))
+    message = f'state of "0" was saved with init="{saved}" but the module was built with init="{built}"'
+    with pytest.raises(RuntimeError, match=message):
+        model.load_state_dict(state, strict=strict)
+
+
+@pytest.mark.parametrize("init", ["paper", "identity"])
+def test_a_checkpoint_without_tap_loads_when_not_strict(init):
+    module = TokenAwareAveragePooling(8, init=init)
+    missing = module.load_state_dict({}, strict=False).missing_keys
+    assert set(missing) >= {name for name, _ in module.named_parameters()}
+    assert module.load_state_dict(copy.deepcopy(module).state_dict()).missing_keys == []
+
+
+@pytest.mark.parametrize("init", ["paper", "identity"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_module_stays_close_to_double(init, dtype):
+    module = TokenAwareAveragePooling(32, init=init).eval()
+    if init == "identity":
+        torch.nn.init.constant_(module.gate, 0.5)
+    tokens = torch.randn(2, 1 + 99, 32).to(dtype)
+    exact = copy.deepcopy(module).double()(tokens.double(), GRID, 1)
+    pooled = module.to(dtype)(tokens, GRID, 1)
+    pooled.sum().backward()
+    assert pooled.dtype == dtype
+    assert all(parameter.grad.dtype == dtype for parameter in module.parameters())
+    assert (pooled.double() - exact).abs().max() < 8 * torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("init", ["paper", "identity"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_autocast_keeps_the_dtype_of_the_input(init, dtype):
+    module = TokenAwareAveragePooling(16, init=init)
+    if dtype == torch.float64:
+        module.double()
+    tokens = torch.randn(2, 1 + 15, 16, dtype=dtype, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        pooled = module(tokens, (3, 5), 1)
+        assert module.branch_weights(tokens, (3, 5), 1).dtype in (torch.float32, torch.float64)
+    pooled.sum().backward()
+    assert pooled.dtype == tokens.grad.dtype == dtype
+
+
+@pytest.mark.parametrize("init", ["paper", "identity"])
+@pytest.mark.parametrize("training", [True, False])
+def test_compiles_into_one_graph(init, training):
+    module = TokenAwareAveragePooling(8, init=init).train(training)
+    if init == "identity":
+        torch.nn.init.constant_(module.gate, 0.5)
+    tokens = torch.randn(2, 1 + 15, 8)
+    expected = copy.deepcopy(module)(tokens, (3, 5), 1)
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    actual = compiled(tokens, (3, 5), 1)
+    actual.sum().backward()
+    torch.testing.assert_close(actual, expected)
+
+
+def test_exports_for_any_batch():
+    module = TokenAwareAveragePooling(8, init="identity").eval()
+    torch.nn.init.constant_(module.gate, 0.5)
+    dynamic = {"tokens": {0: torch.export.Dim("batch")}, "grid_size": (None, None), "num_prefix_tokens": None}
+    program = torch.export.export(module, (torch.randn(2, 1 + 15, 8), (3, 5), 1), dynamic_shapes=dynamic)
+    tokens = torch.randn(5, 1 + 15, 8)
+    torch.testing.assert_close(program.module()(tokens, (3, 5), 1), module(tokens, (3, 5), 1))
+    assert {str(node.target).split(".")[0] for node in program.graph.nodes if node.op == "call_function"} <= {
+        "aten"
+    }
+
+
+def test_implementations_agree_and_a_copy_keeps_the_chosen_one():
+    module = TokenAwareAveragePooling(8).eval()
+    tokens = torch.randn(2, 15, 8)
+    expected = module(tokens, (3, 5))
+    module.impl = "reference"
+    copied = copy.deepcopy(module)
+    assert copied.impl == "reference"
+    torch.testing.assert_close(copied(tokens, (3, 5)), expected)
+
+
+def test_what_is_not_a_number_does_not_come_out_as_one():
+    module = TokenAwareAveragePooling(8).eval()
+    tokens = torch.randn(2, 99, 8)
+    tokens[0, 50, 3] = float("nan")
+    pooled = module(tokens, GRID)
+    assert pooled[0, 50].isnan().any()
+    assert pooled[1].isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"dim": 0}, "dim of at least 1, got 0"),
+        ({"num_branches": 0}, "num_branches of at least 1, got 0"),
+        ({"temperature": 0.0}, "temperature above 0, got 0.0"),
+        ({"temperature": -1.0}, "temperature above 0, got -1.0"),
+        ({"temperature": float("nan")}, "temperature above 0, got nan"),
+        ({"init": "zero"}, "init to be one of paper, identity, got 'zero'"),
+    ],
+)
+def test_bad_settings_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        TokenAwareAveragePooling(**({"dim": 8} | arguments))
+
+
+@pytest.mark.parametrize(
+    ("tokens", "grid_size", "message"),
+    [
+        (torch.zeros(2, 15, 9), (3, 5), r"tokens of shape \(B, N, 8\), got \(2, 15, 9\)"),
+        (torch.zeros(2, 15, 8), (3, 4), r"expected 12 tokens for a grid of 3 x 4 patches"),
+        (torch.zeros(15, 8), (3, 5), r"\(B, N, C\), got \(15, 8\)"),
+        (torch.zeros(2, 15, 8, dtype=torch.int64), (3, 5), r"tokens of a floating dtype, got torch.int64"),
+        (torch.zeros(2, 15, 8), 15, r"expected grid_size=\(rows, cols\), got 15"),
+    ],
+)
+def test_bad_tokens_are_named(tokens, grid_size, message):
+    with pytest.raises(ValueError, match=message):
+        TokenAwareAveragePooling(8)(tokens, grid_size)
+
+
+def test_print_shows_the_settings():
+    expected = "TokenAwareAveragePooling(\n  8, num_branches=4, temperature=1.0, init='identity'"
+    assert repr(TokenAwareAveragePooling(8, init="identity")).startswith(expected)

@@ -109,9 +109,7 @@ class TokenAwareAveragePooling(nn.Module):
         """
         grid = checked_grid(tokens, grid_size, num_prefix_tokens)
         if tokens.shape[2] != self.dim:
-            raise ValueError(
-                f"expected tokens of width {self.dim}, got tokens of shape {tuple(tokens.shape)}"
-            )
+            raise ValueError(f"expected tokens of shape (B, N, {self.dim}), got {tuple(tokens.shape)}")
         _, patches = grid.split(tokens)
         scores: torch.Tensor = self.dilation_predictor(grid.to_map(patches))
         at_least_float32 = torch.promote_types(torch.float32, scores.dtype)
@@ -131,7 +129,7 @@ class TokenAwareAveragePooling(nn.Module):
         ):
             given, own = ("identity", "paper") if has_gate else ("paper", "identity")
             error_messages.append(
-                f'the state of {prefix or "this module"} was saved with init="{given}" but the module was '
+                f'the state of "{prefix.removesuffix(".")}" was saved with init="{given}" but the module was '
                 f'built with init="{own}"; build it with init="{given}" to load it'
             )
         super()._load_from_state_dict(state_dict, prefix, *args)

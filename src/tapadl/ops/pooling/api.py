@@ -1,5 +1,6 @@
 """The public call of token-aware average pooling: it checks the arguments and picks an implementation."""
 
+from collections.abc import Callable
 from typing import Literal, get_args
 
 import torch
@@ -60,9 +61,18 @@ def token_aware_pooling(
     if impl == "auto":
         # A compiler fuses the shifted reads of the plain form by itself and leaves bags alone.
         impl = "reference" if torch.compiler.is_compiling() else "separable"
-    if impl == "reference":
-        return reference.token_aware_pooling(tokens, branch_weights, grid)
-    return separable.token_aware_pooling(tokens, branch_weights, grid)
+    implementation = _IMPLEMENTATIONS[impl]
+    device = tokens.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        with torch.autocast(device, enabled=False):
+            return implementation(tokens, branch_weights, grid)
+    return implementation(tokens, branch_weights, grid)
+
+
+_IMPLEMENTATIONS: dict[str, Callable[[torch.Tensor, torch.Tensor, PatchGrid], torch.Tensor]] = {
+    "reference": reference.token_aware_pooling,
+    "separable": separable.token_aware_pooling,
+}
 
 
 def checked_grid(tokens: torch.Tensor, grid_size: tuple[int, int], num_prefix_tokens: int) -> PatchGrid:
