@@ -19,7 +19,7 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> "_Parser":
     """The parser of all commands."""
     parser = _Parser(
         prog="tapadl",
@@ -45,7 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         SystemExit: With code 2, if the command line is wrong.
     """
     words = sys.argv[1:] if argv is None else list(argv)
-    arguments = build_parser().parse_args(words)
+    arguments, unknown = build_parser().parse_known_args(words)
+    if unknown:
+        arguments.parser.error(f"expected only known options, got {' '.join(unknown)}")
     arguments.words = words[1:]
     try:
         code: int = arguments.run(arguments)

@@ -11,7 +11,9 @@ from tapadl.demo.settings import VARIANTS, DemoSettings, quick
 from tapadl.training.config import TrainingConfig
 
 if TYPE_CHECKING:
-    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+    from typing import Any
+
+    Commands = argparse._SubParsersAction[Any]
 
 _DESCRIPTION = """\
 Train a small vision transformer plain and with TAP and ADL on built-in images, corrupt the test images in

@@ -3,13 +3,14 @@
 import dataclasses
 import json
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 from tapadl.corruptions import CORRUPTIONS
 from tapadl.data.atomic import write_atomically
+from tapadl.metrics.corruption import mean_corrupted_error, mean_corrupted_error_by_group
 
 SCHEMA = 1
 GROUPS = ("noise", "blur", "weather", "digital")
@@ -84,28 +85,34 @@ class RunResult:
     curve: tuple[Mapping[str, float], ...] = ()
     attention: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if not any(cell.severity == 0 for cell in self.cells) or not self.corrupted_errors:
+            raise ValueError(f"expected a clean and a corrupted cell of {self.variant}, got {len(self.cells)} cells")
+
     @property
     def clean_error(self) -> float:
         """Error on the images as they are."""
-        return _mean_error(self.cells, lambda cell: cell.severity == 0)
+        return next(cell.error for cell in self.cells if cell.severity == 0)
+
+    @property
+    def corrupted_errors(self) -> dict[str, dict[int, float]]:
+        """Error by corruption and severity."""
+        errors: dict[str, dict[int, float]] = {}
+        for cell in self.cells:
+            if cell.severity > 0:
+                errors.setdefault(cell.corruption, {})[cell.severity] = cell.error
+        return errors
 
     @property
     def mean_corruption_error(self) -> float:
         """Mean error over all corruptions and severities; not divided by a reference model's."""
-        return _mean_error(self.cells, lambda cell: cell.severity > 0)
+        return mean_corrupted_error(self.corrupted_errors)
 
     @property
     def groups(self) -> dict[str, float]:
         """Mean error by group of corruptions, those groups that were evaluated."""
-        present = {CORRUPTIONS[cell.corruption].group for cell in self.cells if cell.severity > 0}
-        return {
-            group: _mean_error(
-                self.cells,
-                lambda cell, group=group: cell.severity > 0 and CORRUPTIONS[cell.corruption].group == group,
-            )
-            for group in GROUPS
-            if group in present
-        }
+        groups = {name: corruption.group for name, corruption in CORRUPTIONS.items()}
+        return mean_corrupted_error_by_group(self.corrupted_errors, groups)
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -284,13 +291,6 @@ def load_json(path: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"expected a JSON object in {path}, got a {type(content).__name__}")
     return content
-
-
-def _mean_error(cells: Sequence[CellResult], chosen: Callable[[CellResult], bool]) -> float:
-    errors = [cell.error for cell in cells if chosen(cell)]
-    if not errors:
-        raise ValueError("expected at least one cell to take the mean over, got none")
-    return statistics.fmean(errors)
 
 
 def _over_seeds(found: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float | None]]:

@@ -96,7 +96,7 @@ def count_errors(
     labels: torch.Tensor,
     *,
     normalise: Normalisation,
-    batch_size: int = 250,
+    batch_size: int = 100,
 ) -> int:
     """How many images a classifier gets wrong; the model is left in evaluation mode.
 

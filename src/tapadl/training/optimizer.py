@@ -1,8 +1,8 @@
 """Optimizer and schedule, both timm's."""
 
 import torch
-from timm.optim import create_optimizer_v2
-from timm.scheduler import CosineLRScheduler
+from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
+from timm.scheduler.cosine_lr import CosineLRScheduler
 from torch import nn
 
 from tapadl.training.config import TrainingConfig

@@ -3,6 +3,7 @@
 import hashlib
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 _GOLDEN_GAMMA = np.uint64(0x9E3779B97F4A7C15)
@@ -41,13 +42,11 @@ def uniform(indices: torch.Tensor, *, seed: int, epoch: int, draws: int) -> torc
         >>> torch.equal(uniform(torch.tensor([3, 7]), seed=0, epoch=2, draws=3)[1:], one)
         True
     """
-    places = indices.numpy().astype(np.uint64)[:, None] * np.uint64(draws) + np.arange(
-        1, draws + 1, dtype=np.uint64
-    )
-    bits = np.uint64(_key("augmentation", seed, epoch)) + places * _GOLDEN_GAMMA
+    places = np.add.outer(indices.cpu().numpy() * draws, np.arange(1, draws + 1)).astype(np.uint64)
+    bits: npt.NDArray[np.uint64] = places * _GOLDEN_GAMMA + np.uint64(_key("augmentation", seed, epoch))
     bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    bits ^= bits >> np.uint64(31)
+    bits = bits ^ (bits >> np.uint64(31))
     # 24 bits: all that float32 holds
     return torch.from_numpy((bits >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24))
 

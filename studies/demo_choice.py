@@ -1,0 +1,145 @@
+"""How the settings of the demo were chosen: on validation images, never on test images.
+
+    python studies/demo_choice.py --out runs/demo-choice --write results/demo-choice.json
+
+Every trial changes one thing against the starting point and trains with seeds that the measured study does
+not use. Corrupted validation images (2,000, twelve corruptions, severities 2 and 4) decide. Trials that only
+change TAP or ADL train no plain model: it would be that of the starting point. A stopped study goes on.
+"""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tapadl.demo.folder import open_folder
+from tapadl.demo.provenance import hardware, versions
+from tapadl.demo.run import load_data, run_demo
+from tapadl.demo.settings import DemoSettings, ModelConfig
+from tapadl.evaluation.result import DemoResult, load_json, save_json
+from tapadl.training.config import TrainingConfig
+
+FIRST_SEED = 1000
+BOTH = ("plain", "tap+adl")
+ROBUST = ("tap+adl",)
+START = TrainingConfig(
+    epochs=4,
+    batch_size=50,
+    learning_rate=2e-3,
+    weight_decay=0.05,
+    label_smoothing=0.1,
+    adl_weight=1.0,
+    adl_tau=2.0,
+)
+# name: variants to train, changes of the training, branches of TAP
+TRIALS: dict[str, tuple[tuple[str, ...], dict[str, float], int]] = {
+    "start": (BOTH, {}, 4),
+    "learning rate 0.001": (BOTH, {"learning_rate": 1e-3}, 4),
+    "learning rate 0.003": (BOTH, {"learning_rate": 3e-3}, 4),
+    "adl weight 0.5": (ROBUST, {"adl_weight": 0.5}, 4),
+    "adl weight 2": (ROBUST, {"adl_weight": 2.0}, 4),
+    "tau 1.5": (ROBUST, {"adl_tau": 1.5}, 4),
+    "tau 3": (ROBUST, {"adl_tau": 3.0}, 4),
+    "3 branches": (ROBUST, {}, 3),
+    "3 epochs": (BOTH, {"epochs": 3}, 4),
+}
+
+
+class Quiet:
+    """Prints the stages and nothing else."""
+
+    def expect(self, work: int) -> None:
+        """Ignored."""
+
+    def begin(self, stage: str, work: int) -> None:
+        """One line."""
+        print(" ", stage, flush=True)
+
+    def advance(self, work: int) -> None:
+        """Ignored."""
+
+    def tell(self, text: str) -> None:
+        """One line."""
+        print(" ", text, flush=True)
+
+
+def settings_of(trial: str, seeds: int) -> DemoSettings:
+    """The demo that a trial runs."""
+    variants, changes, num_branches = TRIALS[trial]
+    return DemoSettings(
+        variants=variants,  # type: ignore[arg-type]
+        seeds=seeds,
+        first_seed=FIRST_SEED,
+        evaluate_on="validation",
+        severities=(2, 4),
+        training=replace(START, **changes),  # type: ignore[arg-type]
+        model=ModelConfig(num_branches=num_branches),
+    )
+
+
+def run_trial(trial: str, seeds: int, out: Path) -> DemoResult:
+    """The result of a trial, from its folder if it is finished."""
+    settings = settings_of(trial, seeds)
+    path = out / f"{trial.replace(' ', '-')}-{seeds}"
+    if (path / "results.json").exists():
+        return DemoResult.load(path / "results.json")
+    folder = open_folder(path, settings, versions=versions())
+    command = "python studies/demo_choice.py"
+    return run_demo(settings, load_data(settings), folder, command=command, observer=Quiet()).result
+
+
+def row_of(trial: str, result: DemoResult) -> dict[str, Any]:
+    """What the table keeps of a trial."""
+    keep = ("clean_error", "mean_corruption_error", "noise", "blur", "weather", "digital", "training_seconds")
+    return {
+        "trial": trial,
+        "training": result.settings["training"],
+        "num_branches": result.settings["model"]["num_branches"],
+        "seeds": sorted({run.seed for run in result.runs}),
+        "runs": [
+            {"variant": run.variant, "seed": run.seed, **{name: run.metrics[name] for name in keep}}
+            for run in result.runs
+        ],
+    }
+
+
+def main() -> None:
+    """Run the trials, write the table after each."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/demo-choice"), help="folder of the trials")
+    parser.add_argument("--write", type=Path, default=Path("results/demo-choice.json"), help="the table")
+    parser.add_argument("--seeds", type=int, default=1, help="seeds a trial")
+    parser.add_argument("--trials", nargs="+", choices=TRIALS, default=list(TRIALS), help="which")
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    table = load_json(arguments.write)["trials"] if arguments.write.exists() else []
+    for trial in arguments.trials:
+        print(trial, flush=True)
+        result = run_trial(trial, arguments.seeds, arguments.out)
+        for variant, metrics in result.summary.items():
+            print(
+                f"  {variant}: clean {metrics['clean_error']['mean']:.4f}, "
+                f"corrupted {metrics['mean_corruption_error']['mean']:.4f}",
+                flush=True,
+            )
+        row = row_of(trial, result)
+        table = [old for old in table if (old["trial"], old["seeds"]) != (trial, row["seeds"])] + [row]
+        content = {
+            "schema": 1,
+            "kind": "demo-choice",
+            "command": "python studies/demo_choice.py",
+            "evaluated_on": "2,000 validation images, twelve corruptions, severities 2 and 4",
+            "versions": versions(),
+            "hardware": hardware(torch.device("cpu")),
+            "trials": table,
+        }
+        save_json(content, arguments.write)
+
+
+if __name__ == "__main__":
+    main()

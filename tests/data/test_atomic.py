@@ -1,0 +1,34 @@
+import errno
+import os
+
+import pytest
+
+from tapadl.data.atomic import write_atomically
+
+
+def test_file_is_replaced_and_nothing_is_left_beside_it(tmp_path):
+    path = tmp_path / "deep" / "result.json"
+    write_atomically(path, b"old")
+    write_atomically(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert os.listdir(path.parent) == ["result.json"]
+
+
+def test_full_disk_keeps_the_old_file_and_says_so(tmp_path, monkeypatch):
+    path = tmp_path / "result.json"
+    write_atomically(path, b"old")
+
+    def full(_descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"could not write .*result\.json: No space left on device"):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["result.json"]
+
+
+def test_folder_that_cannot_be_made_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(OSError, match="could not write"):
+        write_atomically(tmp_path / "file" / "result.json", b"")
