@@ -139,7 +139,7 @@ def _backward(
         w = upstream / (B * N)
         for samples in slices(B, tile_samples):
             S = samples.stop - samples.start
-            q, key_t, k = query_buffer[:S], key_buffer[:S], key[samples].to(layer.dtype)
+            q, key_t, k = query_buffer[:S], key_buffer[:S], key[samples].to(layer.dtype).contiguous()
             torch.mul(query[samples].to(layer.dtype), scale, out=q[..., :D])
             torch.add(log_sum_exp[samples], math.log(H), out=q[..., D]).neg_()
             key_t[:, :, :D] = k.mT

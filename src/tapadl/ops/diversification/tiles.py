@@ -29,6 +29,7 @@ class Layer:
 
     @property
     def dtype(self) -> torch.dtype:
+        """What it is computed in."""
         return torch.promote_types(torch.promote_types(self.query.dtype, self.key.dtype), torch.float32)
 
     def tile_sizes(self) -> tuple[int, int, int]:
@@ -44,6 +45,7 @@ class Layer:
         )
 
     def keys_seen(self, rows: slice) -> int:
+        """How many keys, from the first on, some of these rows may attend to."""
         keys = self.key.shape[2]
         return min(keys, rows.stop) if self.is_causal else keys
 
@@ -72,6 +74,7 @@ class Layer:
 
 
 def slices(size: int, step: int) -> Iterator[slice]:
+    """0..size in steps, the last one shorter where it has to be."""
     for start in range(0, size, step):
         yield slice(start, min(start + step, size))
 
@@ -82,4 +85,5 @@ def window(broadcast: torch.Tensor, *slices: slice) -> tuple[slice, ...]:
 
 
 def shaped(buffer: torch.Tensor, *shape: int) -> torch.Tensor:
+    """The beginning of a flat buffer as a contiguous tensor of this shape."""
     return buffer[: math.prod(shape)].view(shape)

@@ -1,0 +1,115 @@
+import math
+
+import pytest
+import torch
+
+from tapadl.ops.diversification import attention_diversification, attention_diversification_from_map
+
+QUERY, KEY = torch.zeros(2, 3, 5, 4), torch.zeros(2, 3, 7, 4)
+IMPLS = ["auto", "reference", "chunked"]
+
+
+@pytest.mark.parametrize(
+    ("query", "key", "options", "message"),
+    [
+        (QUERY[0], KEY, {}, r"query of shape \(B, H, N, D\) without an empty axis, got \(3, 5, 4\)"),
+        (QUERY, KEY[None], {}, r"key of shape \(B, H, M, D\) .* got \(1, 2, 3, 7, 4\)"),
+        (QUERY[:0], KEY[:0], {}, r"without an empty axis, got \(0, 3, 5, 4\)"),
+        (QUERY[:1], KEY, {}, r"same batch size, got query \(1, 3, 5, 4\) and key \(2, 3, 7, 4\)"),
+        (QUERY, KEY[:, :1], {}, r"same number of heads, got query \(2, 3, 5, 4\) and key \(2, 1, 7, 4\)"),
+        (QUERY, KEY[..., :2], {}, r"same head width, got query \(2, 3, 5, 4\) and key \(2, 3, 7, 2\)"),
+        (QUERY.long(), KEY, {}, r"query of a floating-point dtype, got torch.int64"),
+        (QUERY, KEY.int(), {}, r"key of a floating-point dtype, got torch.int32"),
+        (QUERY, KEY.to("meta"), {}, r"query and key on one device, got cpu and meta"),
+        (QUERY, KEY, {"tau": -0.1}, r"tau of at least 0, got -0.1"),
+        (QUERY, KEY, {"tau": math.nan}, r"tau of at least 0, got nan"),
+        (QUERY, KEY, {"scale": math.inf}, r"a finite scale, got inf"),
+        (QUERY, KEY, {"impl": "fast"}, r"one of auto, reference, chunked, got 'fast'"),
+        (QUERY, KEY, {"attn_bias": torch.zeros(5, 5)}, r"= \(2, 3, 5, 7\), got shape \(5, 5\)"),
+        (QUERY, KEY, {"attn_bias": torch.zeros(3, 3, 5, 7)}, r"= \(2, 3, 5, 7\), got shape \(3, 3, 5, 7\)"),
+        (QUERY, KEY, {"attn_bias": torch.zeros(1, 2, 3, 5, 7)}, r"got shape \(1, 2, 3, 5, 7\)"),
+        (
+            QUERY,
+            KEY,
+            {"attn_bias": torch.zeros(5, 7).int()},
+            r"or bool \(True = may attend\), got torch.int32",
+        ),
+        (QUERY, KEY, {"attn_bias": torch.zeros(5, 7, device="meta")}, r"device of query, cpu, got meta"),
+    ],
+)
+def test_wrong_arguments_are_refused_in_words(query, key, options, message):
+    with pytest.raises(ValueError, match=message):
+        attention_diversification(query, key, **options)
+
+
+@pytest.mark.parametrize(
+    ("attention", "tau", "message"),
+    [
+        (torch.zeros(3, 5, 7), 2.0, r"attention of shape \(B, H, N, M\) .* got \(3, 5, 7\)"),
+        (torch.zeros(2, 0, 5, 7), 2.0, r"without an empty axis, got \(2, 0, 5, 7\)"),
+        (torch.zeros(2, 3, 5, 7).bool(), 2.0, r"a floating-point dtype, got torch.bool"),
+        (torch.zeros(2, 3, 5, 7), -1, r"tau of at least 0, got -1"),
+    ],
+)
+def test_wrong_maps_are_refused_in_words(attention, tau, message):
+    with pytest.raises(ValueError, match=message):
+        attention_diversification_from_map(attention, tau=tau)
+
+
+@pytest.mark.parametrize("place", ["query", "key", "bias", "masked query"])
+@pytest.mark.parametrize("impl", IMPLS)
+def test_one_nan_makes_the_loss_nan(impl, place):
+    query, key, bias = torch.randn(2, 3, 40, 4), torch.randn(2, 3, 40, 4), torch.zeros(40, 40)
+    # Attention this concentrated leaves most entries below the threshold.
+    query *= 20
+    if place == "key":
+        key[1, 2, 17, 3] = math.nan
+    elif place == "bias":
+        bias[30, 20] = math.nan
+    else:
+        query[1, 2, 17, 3] = math.nan
+    if place == "masked query":
+        bias[17] = -math.inf
+    assert attention_diversification(query, key, attn_bias=bias, impl=impl).isnan()
+    if place in ("query", "key"):
+        assert attention_diversification(query, key, impl=impl).isnan()
+        assert attention_diversification(query, key, is_causal=True, impl=impl).isnan()
+
+
+def test_one_nan_in_a_map_makes_the_loss_nan():
+    attention = torch.randn(2, 3, 20, 20).softmax(-1)
+    attention[1, 1, 7, 3] = math.nan
+    assert attention_diversification_from_map(attention).isnan()
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_boolean_mask_means_what_it_means_to_torch(impl):
+    query, key = torch.randn(2, 3, 6, 4), torch.randn(2, 3, 6, 4)
+    mask = torch.rand(6, 6) > 0.3
+    as_bias = torch.zeros(6, 6).masked_fill(~mask, -math.inf)
+    expected = attention_diversification(query, key, attn_bias=as_bias, impl=impl)
+    torch.testing.assert_close(attention_diversification(query, key, attn_bias=mask, impl=impl), expected)
+
+    value = torch.eye(6).expand(2, 3, 6, 6)
+    attention = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    attention = attention.nan_to_num()  # torch leaves rows that may attend to nothing to the kernel
+    torch.testing.assert_close(attention_diversification_from_map(attention), expected)
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_causal_means_what_it_means_to_torch(impl):
+    query, key = torch.randn(2, 3, 6, 4), torch.randn(2, 3, 9, 4)
+    value = torch.eye(9).expand(2, 3, 9, 9)
+    attention = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+    loss = attention_diversification(query, key, is_causal=True, impl=impl)
+    torch.testing.assert_close(loss, attention_diversification_from_map(attention))
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_dtype_is_the_widest_of_query_and_key_and_at_least_float32(impl):
+    for query, key, dtype in [
+        (QUERY, KEY, torch.float32),
+        (QUERY.half(), KEY.bfloat16(), torch.float32),
+        (QUERY, KEY.double(), torch.float64),
+    ]:
+        assert attention_diversification(query, key, impl=impl).dtype == dtype
