@@ -128,7 +128,7 @@ def _resident_bytes(field: str) -> int:
 
 
 def environment() -> dict[str, Any]:
-    """Versions and hardware a measurement depends on."""
+    """Versions, hardware and load that a measurement depends on."""
     cpu = Path("/proc/cpuinfo")
     names = (
         [line for line in cpu.read_text().splitlines() if line.startswith("model name")]
@@ -142,6 +142,7 @@ def environment() -> dict[str, Any]:
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "load_average": round(os.getloadavg()[0], 1),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
 

@@ -70,9 +70,12 @@ class _Neighbours(NamedTuple):
 
 
 def _neighbours(grid: PatchGrid, num_branches: int, device: torch.device) -> _Neighbours:
-    directions = [(r, c) for r in (-1, 0, 1) for c in (-1, 0, 1) if (r, c) != (0, 0)]
-    steps = [(0, 0, 0)] + [(d * r, d * c, d) for d in range(1, num_branches) for r, c in directions]
-    row_step, col_step, branch = torch.tensor(steps, device=device).unbind(1)
+    # Computed on the device: a list copied there would make the host wait for it in every forward.
+    neighbour = torch.arange(8 * (num_branches - 1) + 1, device=device)
+    branch = (neighbour + 7) // 8
+    eighth = (neighbour - 1) % 8
+    cell = eighth + (eighth >= 4)  # of the 3 x 3 cells row by row, all but the middle
+    row_step, col_step = branch * (cell // 3 - 1), branch * (cell % 3 - 1)
     row = torch.arange(grid.rows, device=device)[:, None, None] + row_step
     col = torch.arange(grid.cols, device=device)[:, None] + col_step
     inside = ((row >= 0) & (row < grid.rows)) & ((col >= 0) & (col < grid.cols))
