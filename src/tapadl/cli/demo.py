@@ -130,13 +130,14 @@ def run(arguments: argparse.Namespace) -> int:
     from tapadl.cli.tables import demo_table
     from tapadl.demo.folder import open_folder
     from tapadl.demo.provenance import versions
-    from tapadl.demo.run import load_data, run_demo
+    from tapadl.demo.run import check_settings, load_data, run_demo
 
     # A model this small is slower on many threads than on a few.
     torch.set_num_threads(arguments.threads or min(torch.get_num_threads(), 4))
     try:
+        check_settings(settings)
         folder = open_folder(arguments.out, settings, versions=versions(), overwrite=arguments.overwrite)
-    except FileExistsError as error:
+    except (ValueError, FileExistsError) as error:
         arguments.parser.error(str(error))
     console = Console(soft_wrap=not Console().is_terminal)
     if folder.continued:
@@ -146,6 +147,7 @@ def run(arguments: argparse.Namespace) -> int:
         outcome = run_demo(settings, data, folder, command=command_of(arguments), observer=bars)
     console.print(demo_table(outcome.result))
     console.print(f"results, weights: {folder.path}", highlight=False)
+    console.print(f"the page to look at: {folder.report}", highlight=False)
     return 0
 
 

@@ -1,7 +1,7 @@
 """The demo from start to end: train every variant with every seed, corrupt, evaluate, write results."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -13,8 +13,10 @@ from torch import nn
 from tapadl.corruptions import constants_for
 from tapadl.data.embedded import load_embedded
 from tapadl.data.fashion_mnist import ClassificationData, LabelledImages, load_full
+from tapadl.demo.attention import ReportExamples, attention_numbers, collect_examples
 from tapadl.demo.folder import DemoFolder
 from tapadl.demo.provenance import hardware, versions
+from tapadl.demo.report import write_report
 from tapadl.demo.settings import EQUAL_TIME, EQUAL_TIME_NEEDS, DemoSettings, Variant
 from tapadl.demo.variants import build_model, has_adl
 from tapadl.evaluation.result import CellResult, DemoResult, RunResult
@@ -85,6 +87,16 @@ class _Bench:
         return len(self.cells) * len(self.evaluated) + len(self.data.validation)
 
 
+def check_settings(settings: DemoSettings) -> None:
+    """Find out before any work whether the corruptions and the device exist.
+
+    Raises:
+        ValueError: If one does not.
+    """
+    benchmark_cells(settings.corruptions, settings.severities)
+    _device(settings.device)
+
+
 def load_data(
     settings: DemoSettings, data_root: Path | None = None, *, download: bool = False
 ) -> ClassificationData:
@@ -120,7 +132,7 @@ def load_data(
 def run_demo(
     settings: DemoSettings, data: ClassificationData, folder: DemoFolder, *, command: str, observer: Observer
 ) -> DemoOutcome:
-    """Do every run that the folder does not hold yet, then write `results.json`.
+    """Do every run that the folder does not hold yet, then write `results.json` and `report.html`.
 
     Args:
         settings: What to compare.
@@ -168,6 +180,8 @@ def run_demo(
         corruptions=_describe_corruptions(bench),
         runs=tuple(runs.values()),
     )
+    write_report(result.to_json(), _examples(bench), folder.report)
+    # last: a folder with results is a finished one
     result.save(folder.results)
     return DemoOutcome(result, bench.models, data, bench.normalise, bench.images)
 
@@ -207,7 +221,10 @@ def _do_run(
         {name: model}, bench.images, bench.evaluated.labels, bench.cells, count_errors=count, on_cell=on_cell
     )[name]
     bench.models[variant, seed] = model
-    return _run_result(variant, seed, model, fitted, sha256, validation_errors / len(validation), cells)
+    run = _run_result(variant, seed, model, fitted, sha256, validation_errors / len(validation), cells)
+    return replace(
+        run, attention=attention_numbers(model, bench.images, bench.cells, normalise=bench.normalise)
+    )
 
 
 def _run_result(
@@ -234,6 +251,22 @@ def _run_result(
             {"step": point.step, "loss": point.loss, "learning_rate": point.learning_rate}
             for point in fitted.curve
         ),
+    )
+
+
+def _examples(bench: _Bench) -> ReportExamples:
+    """What the page shows of the models of the first seed."""
+    settings = bench.settings
+    side = settings.model.image_size // settings.model.patch_size
+    return collect_examples(
+        {variant: bench.models[variant, settings.first_seed] for variant in settings.variants_in_order},
+        bench.images,
+        bench.evaluated.labels,
+        bench.cells,
+        class_names=bench.data.class_names,
+        normalise=bench.normalise,
+        grid_size=(side, side),
+        seed=settings.first_seed,
     )
 
 

@@ -1,0 +1,156 @@
+import dataclasses
+import hashlib
+
+import pytest
+import torch
+
+from tapadl.demo import run as demo_run
+from tapadl.demo.folder import open_folder
+from tapadl.demo.run import load_data, run_demo
+from tapadl.demo.settings import DemoSettings, ModelConfig
+from tapadl.evaluation.result import DemoResult
+from tapadl.training.config import TrainingConfig
+
+TINY = DemoSettings(
+    variants=("plain", "tap+adl"),
+    train_images=60,
+    evaluation_images=20,
+    corruptions=("gaussian_noise", "contrast"),
+    severities=(2, 5),
+    training=TrainingConfig(epochs=2, batch_size=20),
+    model=ModelConfig(embed_dim=16, depth=2, num_heads=2),
+)
+
+
+class Notes:
+    """Remembers what it is told."""
+
+    def __init__(self):
+        self.expected = 0
+        self.work = 0
+        self.stages = []
+        self.told = []
+
+    def expect(self, work):
+        self.expected = work
+
+    def begin(self, stage, work):
+        self.stages.append(stage)
+
+    def advance(self, work):
+        self.work += work
+
+    def tell(self, text):
+        self.told.append(text)
+
+
+def start(path, settings=TINY, observer=None):
+    folder = open_folder(path, settings, versions={})
+    notes = observer or Notes()
+    outcome = run_demo(settings, load_data(settings), folder, command="tapadl demo", observer=notes)
+    return outcome, folder, notes
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    return start(tmp_path_factory.mktemp("demo") / "out")
+
+
+def test_results_hold_every_run_and_cell(finished):
+    outcome, folder, _ = finished
+    result = DemoResult.load(folder.results)
+    assert result == outcome.result
+    assert [(run.variant, run.seed) for run in result.runs] == [("plain", 0), ("tap+adl", 0)]
+    for run in result.runs:
+        assert [cell.count for cell in run.cells] == [20] * 5
+        assert run.steps == 6
+    assert result.corruptions["names"] == ["gaussian_noise", "contrast"]
+    assert result.settings["counts"] == {"train": 60, "validation": 20, "test": 20}
+    assert set(result.paired) == {"tap+adl"}
+
+
+def test_weights_in_the_folder_are_those_of_the_result(finished):
+    outcome, folder, _ = finished
+    for run in outcome.result.runs:
+        content = folder.weights(run.variant, run.seed).read_bytes()
+        assert hashlib.sha256(content).hexdigest() == run.weights_sha256
+        assert not outcome.models[run.variant, run.seed].training
+
+
+def test_progress_adds_up_to_what_was_expected(finished):
+    _, _, notes = finished
+    assert notes.work == notes.expected
+    assert len(notes.stages) == 4
+
+
+def test_same_seed_twice_gives_bit_identical_weights(finished, tmp_path):
+    again, _, _ = start(tmp_path / "again")
+    first = [(run.weights_sha256, run.cells) for run in finished[0].result.runs]
+    assert [(run.weights_sha256, run.cells) for run in again.result.runs] == first
+
+
+def test_variants_do_not_change_one_another(finished, tmp_path):
+    alone, _, _ = start(tmp_path / "alone", dataclasses.replace(TINY, variants=("tap+adl",)))
+    assert alone.result.runs[0].weights_sha256 == finished[0].result.runs[1].weights_sha256
+
+
+def test_stopped_demo_goes_on_and_ends_the_same(finished, tmp_path):
+    class Stop(Notes):
+        def begin(self, stage, work):
+            super().begin(stage, work)
+            if stage == "tap+adl, seed 0: evaluating":
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        start(tmp_path / "out", observer=Stop())
+    again, _, notes = start(tmp_path / "out")
+    assert notes.told == ["plain, seed 0: finished earlier, kept"]
+    assert [stage.split(",")[0] for stage in notes.stages] == ["tap+adl", "tap+adl"]
+    first = [(run.weights_sha256, run.cells) for run in finished[0].result.runs]
+    assert [(run.weights_sha256, run.cells) for run in again.result.runs] == first
+
+
+def test_run_whose_weights_are_gone_is_done_again(tmp_path):
+    settings = dataclasses.replace(TINY, variants=("plain",))
+    _, folder, _ = start(tmp_path / "out", settings)
+    folder.results.unlink()
+    folder.weights("plain", 0).write_bytes(b"damaged")
+    _, _, notes = start(tmp_path / "out", settings)
+    assert notes.told == ["plain, seed 0: finished earlier, but its weights are gone or damaged; again"]
+    assert len(notes.stages) == 2
+
+
+def test_plain_at_equal_time_trains_for_the_time_of_tap_and_adl(finished, monkeypatch):
+    plain, robust = finished[0].result.runs
+    runs = {
+        ("plain", 0): dataclasses.replace(plain, steps=100, step_seconds=0.02),
+        ("tap+adl", 0): dataclasses.replace(robust, steps=100, step_seconds=0.05),
+    }
+    assert demo_run._equal_time_steps(runs, 0) == 250
+
+
+def test_plain_at_equal_time_runs_after_those_it_is_measured_by(tmp_path):
+    variants = ("plain-equal-time", "plain", "tap+adl")
+    outcome, _, _ = start(tmp_path / "out", dataclasses.replace(TINY, variants=variants))
+    plain, robust, equal = outcome.result.runs
+    assert equal.variant == "plain-equal-time"
+    assert equal.steps == max(1, round(robust.steps * robust.step_seconds / plain.step_seconds))
+    assert equal.epochs == equal.steps / 3
+
+
+def test_validation_images_can_take_the_place_of_test_images(finished, tmp_path):
+    settings = dataclasses.replace(TINY, variants=("plain",), evaluate_on="validation")
+    outcome, _, _ = start(tmp_path / "out", settings)
+    assert outcome.result.runs[0].clean_error == outcome.result.runs[0].validation_error
+
+
+def test_unknown_device_is_one_sentence(tmp_path):
+    with pytest.raises(ValueError, match="expected a device that torch can use here"):
+        start(tmp_path / "out", dataclasses.replace(TINY, device="quantum"))
+
+
+def test_global_random_state_changes_nothing(finished, tmp_path):
+    torch.manual_seed(12345)
+    settings = dataclasses.replace(TINY, variants=("plain",))
+    outcome, _, _ = start(tmp_path / "out", settings)
+    assert outcome.result.runs[0].weights_sha256 == finished[0].result.runs[0].weights_sha256

@@ -1,0 +1,52 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tapadl.demo.settings import DemoSettings, quick
+from tapadl.training.config import TrainingConfig
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"variants": ("plane",)}, "expected variants out of plain, .*'plane'"),
+        ({"variants": ()}, "at least one variant"),
+        ({"variants": ("tap", "tap")}, "each once"),
+        ({"variants": ("plain", "plain-equal-time")}, r"plain and tap\+adl among the variants"),
+        ({"seeds": 0}, "seeds of at least 1, got 0"),
+        ({"first_seed": -1}, "first_seed of at least 0"),
+        ({"train_images": 0}, "train_images of at least 1"),
+        ({"severities": (0,)}, "severities from 1 to 5"),
+        ({"severities": ()}, "severities from 1 to 5"),
+        ({"corruptions": ()}, "at least one corruption"),
+    ],
+)
+def test_wrong_setting_is_an_error_that_names_it(changes, problem):
+    with pytest.raises(ValueError, match=problem):
+        DemoSettings(**changes)
+
+
+def test_plain_at_equal_time_comes_last():
+    settings = DemoSettings(variants=("plain-equal-time", "tap+adl", "plain"))
+    assert settings.variants_in_order == ("tap+adl", "plain", "plain-equal-time")
+
+
+def test_settings_are_plain_data_without_the_seed_of_a_run():
+    content = DemoSettings(training=TrainingConfig(seed=3)).to_json()
+    assert json.loads(json.dumps(content)) == content
+    assert "seed" not in content["training"]
+    assert content["training"]["batch_size"] == TrainingConfig().batch_size
+
+
+def test_quick_keeps_what_was_asked_for():
+    settings = quick(DemoSettings(seeds=2, train_images=123))
+    assert (settings.seeds, settings.train_images, settings.training.epochs) == (2, 123, 1)
+
+
+def test_settings_load_neither_timm_nor_rich():
+    names = ("timm.models", "rich", "matplotlib")
+    code = f"import sys, tapadl.cli; print([name for name in {names} if name in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
