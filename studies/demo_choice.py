@@ -8,7 +8,8 @@ change TAP or ADL train no plain model: it would be that of the starting point. 
 """
 
 import argparse
-from dataclasses import replace
+from dataclasses import asdict, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,6 @@ from tapadl.demo.settings import DemoSettings, ModelConfig
 from tapadl.evaluation.result import DemoResult, load_json, save_json
 from tapadl.training.config import TrainingConfig
 
-FIRST_SEED = 1000
 BOTH = ("plain", "tap+adl")
 ROBUST = ("tap+adl",)
 START = TrainingConfig(
@@ -65,13 +65,12 @@ class Quiet:
         print(" ", text, flush=True)
 
 
-def settings_of(trial: str, seeds: int) -> DemoSettings:
+def settings_of(trial: str, seed: int) -> DemoSettings:
     """The demo that a trial runs."""
     variants, changes, num_branches = TRIALS[trial]
     return DemoSettings(
         variants=variants,  # type: ignore[arg-type]
-        seeds=seeds,
-        first_seed=FIRST_SEED,
+        first_seed=seed,
         evaluate_on="validation",
         severities=(2, 4),
         training=replace(START, **changes),  # type: ignore[arg-type]
@@ -79,10 +78,10 @@ def settings_of(trial: str, seeds: int) -> DemoSettings:
     )
 
 
-def run_trial(trial: str, seeds: int, out: Path) -> DemoResult:
+def run_trial(trial: str, seed: int, out: Path) -> DemoResult:
     """The result of a trial, from its folder if it is finished."""
-    settings = settings_of(trial, seeds)
-    path = out / f"{trial.replace(' ', '-')}-{seeds}"
+    settings = settings_of(trial, seed)
+    path = out / f"{trial.replace(' ', '-')}-seed{seed}"
     if (path / "results.json").exists():
         return DemoResult.load(path / "results.json")
     folder = open_folder(path, settings, versions=versions())
@@ -90,19 +89,18 @@ def run_trial(trial: str, seeds: int, out: Path) -> DemoResult:
     return run_demo(settings, load_data(settings), folder, command=command, observer=Quiet()).result
 
 
-def row_of(trial: str, result: DemoResult) -> dict[str, Any]:
-    """What the table keeps of a trial."""
+def rows_of(trial: str, result: DemoResult) -> list[dict[str, Any]]:
+    """What the table keeps of a trial: a row a model."""
     keep = ("clean_error", "mean_corruption_error", "noise", "blur", "weather", "digital", "training_seconds")
-    return {
-        "trial": trial,
-        "training": result.settings["training"],
-        "num_branches": result.settings["model"]["num_branches"],
-        "seeds": sorted({run.seed for run in result.runs}),
-        "runs": [
-            {"variant": run.variant, "seed": run.seed, **{name: run.metrics[name] for name in keep}}
-            for run in result.runs
-        ],
-    }
+    return [
+        {
+            "trial": trial,
+            "variant": run.variant,
+            "seed": run.seed,
+            **{name: round(run.metrics[name], 5) for name in keep},
+        }
+        for run in result.runs
+    ]
 
 
 def main() -> None:
@@ -112,23 +110,20 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("runs/demo-choice"), help="folder of the trials")
     parser.add_argument("--write", type=Path, default=Path("results/demo-choice.json"), help="the table")
-    parser.add_argument("--seeds", type=int, default=1, help="seeds a trial")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1000, 1001], help="of the trials")
     parser.add_argument("--trials", nargs="+", choices=TRIALS, default=list(TRIALS), help="which")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    table = load_json(arguments.write)["trials"] if arguments.write.exists() else []
-    for trial in arguments.trials:
-        print(trial, flush=True)
-        result = run_trial(trial, arguments.seeds, arguments.out)
-        for variant, metrics in result.summary.items():
+    table = load_json(arguments.write)["runs"] if arguments.write.exists() else []
+    for trial, seed in product(arguments.trials, arguments.seeds):
+        print(f"{trial}, seed {seed}", flush=True)
+        rows = rows_of(trial, run_trial(trial, seed, arguments.out))
+        for row in rows:
             print(
-                f"  {variant}: clean {metrics['clean_error']['mean']:.4f}, "
-                f"corrupted {metrics['mean_corruption_error']['mean']:.4f}",
-                flush=True,
+                f"  {row['variant']}: {row['clean_error']:.4f} clean, {row['mean_corruption_error']:.4f} corrupted"
             )
-        row = row_of(trial, result)
-        table = [old for old in table if (old["trial"], old["seeds"]) != (trial, row["seeds"])] + [row]
+        table = [old for old in table if (old["trial"], old["seed"]) != (trial, seed)] + rows
         content = {
             "schema": 1,
             "kind": "demo-choice",
@@ -136,7 +131,9 @@ def main() -> None:
             "evaluated_on": "2,000 validation images, twelve corruptions, severities 2 and 4",
             "versions": versions(),
             "hardware": hardware(torch.device("cpu")),
-            "trials": table,
+            "starting_point": asdict(START) | {"num_branches": 4},
+            "trials": {name: changes for name, (_, changes, _) in TRIALS.items()},
+            "runs": table,
         }
         save_json(content, arguments.write)
 
