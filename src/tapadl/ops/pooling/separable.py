@@ -30,8 +30,9 @@ class _TokenMixing(torch.autograd.Function):
     def forward(
         tokens: torch.Tensor, branch_weights: torch.Tensor, grid: PatchGrid, *neighbours: torch.Tensor
     ) -> torch.Tensor:
-        factors = _own_factors(branch_weights, tokens, _Neighbours(*neighbours))
-        return _mix(tokens, factors, neighbours[0], grid)
+        table = _Neighbours(*neighbours)
+        factors = _own_factors(branch_weights, tokens, table)
+        return _mix(tokens, factors, _row_index(tokens, table.patch, grid), grid)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
@@ -50,16 +51,15 @@ class _TokenMixing(torch.autograd.Function):
 
             grad_tokens, grad_weights = torch.func.vjp(pool, tokens, branch_weights)[1](grad)
             return grad_tokens, grad_weights, None, None, None, None
+        index = _row_index(tokens, neighbours.patch, ctx.grid)
         if ctx.needs_input_grad[0]:
             # Being a neighbour is mutual, so column p of S has its entries where row p has them; they are
             # made of the neighbour's weights.
             factors = _factors(branch_weights, tokens, neighbours.patch, neighbours)
-            grad_tokens = _mix(grad, factors, neighbours.patch, ctx.grid).to(tokens.dtype)
+            grad_tokens = _mix(grad, factors, index, ctx.grid).to(tokens.dtype)
         if ctx.needs_input_grad[1]:
-            dots = _dots(grad, tokens, neighbours.patch, ctx.grid) * neighbours.inside
-            own, ring = dots[..., :1], dots[..., 1:].unflatten(2, (-1, 8)).sum(3)
-            by_branch = torch.cat((own, (own + ring) / 9), dim=2)
-            grad_weights = by_branch.transpose(1, 2).reshape(branch_weights.shape).to(branch_weights.dtype)
+            dots = _dots(grad, tokens, index, ctx.grid)
+            grad_weights = _sum_into_weights(dots, branch_weights, neighbours)
         return grad_tokens, grad_weights, None, None, None, None
 
 
@@ -105,9 +105,27 @@ def _factors(
     return table.gather(1, place.reshape(1, -1).expand(batch, -1)).reshape(batch, *inside.shape)
 
 
-def _mix(tokens: torch.Tensor, factors: torch.Tensor, patch: torch.Tensor, grid: PatchGrid) -> torch.Tensor:
+def _sum_into_weights(
+    dots: torch.Tensor, branch_weights: torch.Tensor, neighbours: _Neighbours
+) -> torch.Tensor:
+    """Gradient (B, K, rows, cols) of the weights from that of their factors (B * P * J,)."""
+    inside = neighbours.inside
+    on_the_map = dots.reshape(branch_weights.shape[0], *inside.shape) * inside
+    own, ring = on_the_map[..., :1], on_the_map[..., 1:].unflatten(2, (-1, 8)).sum(3)
+    by_branch = torch.cat((own, (own + ring) / 9), dim=2)
+    return by_branch.transpose(1, 2).reshape(branch_weights.shape).to(branch_weights.dtype)
+
+
+def _row_index(tokens: torch.Tensor, patch: torch.Tensor, grid: PatchGrid) -> torch.Tensor:
+    """Which of all the tokens of the batch (B * N, C) are the neighbours of each patch (B * P, J)."""
+    batch, num_tokens, _ = tokens.shape
+    image = torch.arange(batch, dtype=patch.dtype, device=patch.device)[:, None, None]
+    return (image * num_tokens + grid.num_prefix_tokens + patch).flatten(0, 1)
+
+
+def _mix(tokens: torch.Tensor, factors: torch.Tensor, index: torch.Tensor, grid: PatchGrid) -> torch.Tensor:
     """Each patch among the tokens (B, N, C) as the sum of its neighbours times their factors (B, P, J)."""
-    rows, index = _rows(tokens, factors.dtype, patch, grid)
+    rows = tokens.to(factors.dtype).flatten(0, 1)
     mixed = F.embedding_bag(index, rows, mode="sum", per_sample_weights=factors.flatten(0, 1))
     prefix, _ = grid.split(tokens)
     return grid.join(prefix, mixed.to(tokens.dtype).reshape(*factors.shape[:2], tokens.shape[2]))
@@ -123,31 +141,21 @@ def _mix_in_plain_operations(
     return grid.join(prefix, mixed.to(tokens.dtype))
 
 
-def _dots(grad: torch.Tensor, tokens: torch.Tensor, patch: torch.Tensor, grid: PatchGrid) -> torch.Tensor:
-    """Products <g_p, x_q> (B, P, J) of each patch's gradient with its neighbours' tokens."""
-    rows, index = _rows(tokens, _accumulation_dtype(grad, tokens), patch, grid)
+def _dots(grad: torch.Tensor, tokens: torch.Tensor, index: torch.Tensor, grid: PatchGrid) -> torch.Tensor:
+    """Products <g_p, x_q> (B * P * J,) of each patch's gradient with its neighbours' tokens."""
+    dtype = _accumulation_dtype(grad, tokens)
     _, patch_grad = grid.split(grad)
     bag = torch.arange(index.shape[0], dtype=index.dtype, device=index.device)[:, None]
     # What autograd calls for the factors of a bag; here, rows and index need not be kept until then.
     dots: torch.Tensor = torch.ops.aten._embedding_bag_per_sample_weights_backward(
-        patch_grad.to(rows.dtype).flatten(0, 1),
-        rows,
+        patch_grad.to(dtype).flatten(0, 1),
+        tokens.to(dtype).flatten(0, 1),
         index.flatten(),
         (bag * index.shape[1]).flatten(),
         bag.expand_as(index).reshape(-1).contiguous(),
         0,  # mode: sum
     )
-    return dots.reshape(tokens.shape[0], *patch.shape)
-
-
-def _rows(
-    tokens: torch.Tensor, dtype: torch.dtype, patch: torch.Tensor, grid: PatchGrid
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """All tokens of the batch (B * N, C), and which of them are the neighbours of each patch (B * P, J)."""
-    batch, num_tokens, _ = tokens.shape
-    image = torch.arange(batch, dtype=patch.dtype, device=patch.device)[:, None, None]
-    index = image * num_tokens + grid.num_prefix_tokens + patch
-    return tokens.to(dtype).flatten(0, 1), index.flatten(0, 1)
+    return dots
 
 
 def _accumulation_dtype(first: torch.Tensor, second: torch.Tensor) -> torch.dtype:
