@@ -141,7 +141,7 @@ def nice_range(low: float, high: float) -> tuple[float, float]:
         >>> nice_range(12.3, 38.9)
         (10.0, 40.0)
     """
-    step = _nice_step(max(high - low, 1e-3 * max(abs(high), 1.0)) / 5)
+    step = _nice_step(max(high - low, 1e-3 * max(abs(high), 1.0)) / 8)
     start, stop = math.floor(low / step) * step, math.ceil(high / step) * step
     return round(start, 10), round(stop if stop > start else start + step, 10)
 

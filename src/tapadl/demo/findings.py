@@ -78,6 +78,7 @@ class TableRow:
     parameters: int
     seconds: float
     steps: float
+    step_seconds: float
     cells: tuple[TableCell | None, ...]
 
 
@@ -181,6 +182,10 @@ class Findings:
             runs[0]["parameters"],
             statistics.fmean(run["training_seconds"] for run in runs),
             statistics.fmean(run["steps"] for run in runs),
+            # the median step, where it is known: other work on the machine hardly moves it
+            statistics.fmean(
+                run.get("step_seconds") or run["training_seconds"] / run["steps"] for run in runs
+            ),
             tuple(cells),
         )
 
@@ -265,6 +270,16 @@ def duration(seconds: float) -> str:
     """
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def milliseconds(seconds: float) -> str:
+    """A short time for people.
+
+    Example:
+        >>> milliseconds(0.0414)
+        '41 ms'
+    """
+    return f"{1000 * seconds:.0f} ms"
 
 
 def _errors_of(run: Mapping[str, Any]) -> dict[str, float]:

@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-# Single-hue-free and ordered in lightness, so that it reads without colour vision.
+# Ordered in lightness, so that it reads without colour vision.
 COLOUR_MAP = "inferno"
-# The darkest part of the map is left out: it would hide the image below.
-_LOWEST, _HIGHEST = 0.25, 0.95
-_LEAST_OPAQUE, _MOST_OPAQUE = 0.25, 0.9
+# The ends of the map are left out: black and white would be taken for the image below.
+_LOWEST, _HIGHEST = 0.12, 0.93
+# One opacity for all values, so that a colour means the same everywhere.
+_OPACITY = 0.72
 
 
 def image_uri(image: torch.Tensor) -> str:
@@ -39,11 +40,10 @@ def sheet_uri(rows: torch.Tensor, *, gap: int = 1) -> str:
 
 
 def heat_uri(values: torch.Tensor) -> str:
-    """A map (rows, cols) in 0..1 as a PNG to lay over an image: higher is brighter and more opaque."""
-    values = values.clamp(0, 1)
-    coloured = _colours(values)
-    opacity = _LEAST_OPAQUE + (_MOST_OPAQUE - _LEAST_OPAQUE) * values.cpu().numpy()
-    return _png_uri(np.dstack((coloured, np.rint(255 * opacity).astype(np.uint8))))
+    """A map (rows, cols) in 0..1 as a PNG of that size to lay over an image: higher is brighter."""
+    coloured = _colours(values.clamp(0, 1))
+    opacity = np.full((*coloured.shape[:2], 1), round(255 * _OPACITY), dtype=np.uint8)
+    return _png_uri(np.concatenate((coloured, opacity), axis=2))
 
 
 def colour_stops(count: int = 6) -> Sequence[str]:

@@ -12,7 +12,7 @@ from tapadl.data.atomic import write_atomically
 from tapadl.demo import findings as words
 from tapadl.demo.attention import AttentionExample, CorruptionSample, ReportExamples
 from tapadl.demo.attention_panels import attention_panel, attention_plots, attention_tables
-from tapadl.demo.charts import DotChart, Frame, Line, dot_chart, line_chart, nice_range
+from tapadl.demo.charts import DotChart, Frame, Line, dot_chart, line_chart, nice_range, nice_ticks
 from tapadl.demo.findings import BASELINE, Estimate, Findings, corruption_label, variant_label
 from tapadl.demo.pictures import colour_stops, sheet_uri
 
@@ -59,7 +59,11 @@ def render_report(results: Mapping[str, Any], examples: ReportExamples | None) -
         lstrip_blocks=True,
     )
     environment.filters.update(
-        percent=words.percent, duration=words.duration, label=variant_label, corruption=corruption_label
+        percent=words.percent,
+        duration=words.duration,
+        milliseconds=words.milliseconds,
+        label=variant_label,
+        corruption=corruption_label,
     )
     environment.globals.update(style=style_of)
     return environment.get_template(TEMPLATE).render(
@@ -167,15 +171,15 @@ def _cards(findings: Findings, samples: Sequence[CorruptionSample]) -> list[Corr
     by_name = {sample.corruption: sample for sample in samples}
     cells = findings.cells_of_corruptions()
     curves = {name: _severity_lines(findings, name, severities) for name, severities in cells.items()}
-    highest = max(
-        (mean + spread for lines in curves.values() for line in lines
-         for mean, spread in zip(line.means, line.spreads or [0.0] * len(line.means), strict=True)),
-        default=1.0,
-    )  # fmt: skip
-    return [
-        _card(name, cells[name], lines, nice_range(0, highest), by_name.get(name))
-        for name, lines in curves.items()
+    ends = [
+        mean + sign * spread
+        for lines in curves.values()
+        for line in lines
+        for mean, spread in zip(line.means, line.spreads or [0.0] * len(line.means), strict=True)
+        for sign in (-1, 1)
     ]
+    y_range = nice_range(max(0.0, min(ends, default=0.0)), max(ends, default=1.0))
+    return [_card(name, cells[name], lines, y_range, by_name.get(name)) for name, lines in curves.items()]
 
 
 def _severity_lines(findings: Findings, name: str, severities: Sequence[int]) -> list[Line]:
@@ -213,7 +217,7 @@ def _card(
         y_range=y_range,
         unit="%",
         x_name="severity",
-        height=160,
+        height=185,
     )
     fits = sample is not None and sample.severities == (0, *severities)
     return CorruptionCard(
@@ -264,10 +268,10 @@ def _training_chart(findings: Findings) -> Markup | None:
     frame = Frame(
         alt="Training loss against optimizer steps, one line a variant.",
         x_range=(0, last),
-        x_ticks=[(round(last * part / 4), f"{round(last * part / 4):,}") for part in (1, 2, 3)],
+        x_ticks=[(step, f"{step:,.0f}") for step in nice_ticks(0, last, count=5)[1:]],
         y_range=nice_range(low, high),
-        width=680,
-        height=230,
+        width=760,
+        height=240,
         dots=False,
     )
     return line_chart(lines, frame)
