@@ -38,12 +38,12 @@ TRIALS: dict[str, tuple[tuple[str, ...], dict[str, float], int]] = {
     "start": (BOTH, {}, 4),
     "learning rate 0.001": (BOTH, {"learning_rate": 1e-3}, 4),
     "learning rate 0.003": (BOTH, {"learning_rate": 3e-3}, 4),
+    "learning rate 0.003, 3 epochs": (BOTH, {"learning_rate": 3e-3, "epochs": 3}, 4),
     "adl weight 0.5": (ROBUST, {"adl_weight": 0.5}, 4),
     "adl weight 2": (ROBUST, {"adl_weight": 2.0}, 4),
     "tau 1.5": (ROBUST, {"adl_tau": 1.5}, 4),
     "tau 3": (ROBUST, {"adl_tau": 3.0}, 4),
     "3 branches": (ROBUST, {}, 3),
-    "3 epochs": (BOTH, {"epochs": 3}, 4),
 }
 
 
@@ -81,7 +81,7 @@ def settings_of(trial: str, seed: int) -> DemoSettings:
 def run_trial(trial: str, seed: int, out: Path) -> DemoResult:
     """The result of a trial, from its folder if it is finished."""
     settings = settings_of(trial, seed)
-    path = out / f"{trial.replace(' ', '-')}-seed{seed}"
+    path = out / f"{trial.replace(',', '').replace(' ', '-')}-seed{seed}"
     if (path / "results.json").exists():
         return DemoResult.load(path / "results.json")
     folder = open_folder(path, settings, versions=versions())
@@ -120,9 +120,8 @@ def main() -> None:
         print(f"{trial}, seed {seed}", flush=True)
         rows = rows_of(trial, run_trial(trial, seed, arguments.out))
         for row in rows:
-            print(
-                f"  {row['variant']}: {row['clean_error']:.4f} clean, {row['mean_corruption_error']:.4f} corrupted"
-            )
+            clean, corrupted = row["clean_error"], row["mean_corruption_error"]
+            print(f"  {row['variant']}: {clean:.4f} clean, {corrupted:.4f} corrupted", flush=True)
         table = [old for old in table if (old["trial"], old["seed"]) != (trial, seed)] + rows
         content = {
             "schema": 1,

@@ -139,7 +139,9 @@ def run(arguments: argparse.Namespace) -> int:
         folder = open_folder(arguments.out, settings, versions=versions(), overwrite=arguments.overwrite)
     except (ValueError, FileExistsError) as error:
         arguments.parser.error(str(error))
-    console = Console(soft_wrap=not Console().is_terminal)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=120)
     if folder.continued:
         console.print(f"going on with the unfinished demo in {folder.path}", highlight=False)
     with DemoBars(console) as bars:
