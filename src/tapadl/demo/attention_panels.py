@@ -266,7 +266,7 @@ def attention_tables(findings: Findings) -> list[NumberTable]:
         "Variant", "Layer", "Cosine", "JS divergence", "Top 5 %", "Top 5 %, corrupted", "Effective keys",
         "Effective keys, corrupted", "Gini", "Overlap", "Mean-row cosine", "TAP dilation",
     )  # fmt: skip
-    return [NumberTable("Attention by layer", columns, tuple(rows)), _by_corruption(findings)]
+    return [NumberTable("Attention by layer: all numbers", columns, tuple(rows)), _by_corruption(findings)]
 
 
 def _table_row(findings: Findings, variant: str, layer: int) -> tuple[str, ...]:
@@ -308,7 +308,7 @@ def _by_corruption(findings: Findings) -> NumberTable:
         ]
         return (corruption_label(name), *(_text(value, 3) for value in found))
 
-    caption = f"Cosine of attention, clean against severity {setup['severity']}, mean over layers"
+    caption = f"Stability by corruption: cosine at severity {setup['severity']}, mean over layers"
     return NumberTable(
         caption, ("Corruption", *map(variant_label, findings.variants)), tuple(map(row, setup["corruptions"]))
     )
