@@ -30,7 +30,7 @@ class TrainingConfig:
     epochs: int = 4
     steps: int | None = None
     batch_size: int = 50
-    learning_rate: float = 2e-3
+    learning_rate: float = 3e-3
     weight_decay: float = 0.05
     warmup_fraction: float = 0.1
     label_smoothing: float = 0.1
