@@ -87,7 +87,9 @@ class RunResult:
 
     def __post_init__(self) -> None:
         if not any(cell.severity == 0 for cell in self.cells) or not self.corrupted_errors:
-            raise ValueError(f"expected a clean and a corrupted cell of {self.variant}, got {len(self.cells)} cells")
+            raise ValueError(
+                f"expected a clean and a corrupted cell of {self.variant}, got {len(self.cells)} cells"
+            )
 
     @property
     def clean_error(self) -> float:
