@@ -17,13 +17,12 @@ import torch
 
 from tapadl.demo.folder import open_folder
 from tapadl.demo.provenance import hardware, versions
-from tapadl.demo.run import load_data, run_demo
+from tapadl.demo.run import run_demo
 from tapadl.demo.settings import DemoSettings, ModelConfig
 from tapadl.evaluation.result import DemoResult, load_json, save_json
 from tapadl.training.config import TrainingConfig
 
 BOTH = ("plain", "tap+adl")
-ROBUST = ("tap+adl",)
 START = TrainingConfig(
     epochs=4,
     batch_size=50,
@@ -38,12 +37,6 @@ TRIALS: dict[str, tuple[tuple[str, ...], dict[str, float], int]] = {
     "start": (BOTH, {}, 4),
     "learning rate 0.001": (BOTH, {"learning_rate": 1e-3}, 4),
     "learning rate 0.003": (BOTH, {"learning_rate": 3e-3}, 4),
-    "learning rate 0.003, 3 epochs": (BOTH, {"learning_rate": 3e-3, "epochs": 3}, 4),
-    "adl weight 0.5": (ROBUST, {"adl_weight": 0.5}, 4),
-    "adl weight 2": (ROBUST, {"adl_weight": 2.0}, 4),
-    "tau 1.5": (ROBUST, {"adl_tau": 1.5}, 4),
-    "tau 3": (ROBUST, {"adl_tau": 3.0}, 4),
-    "3 branches": (ROBUST, {}, 3),
 }
 
 
@@ -53,11 +46,14 @@ class Quiet:
     def expect(self, work: int) -> None:
         """Ignored."""
 
-    def begin(self, stage: str, work: int) -> None:
+    def begin(self, run: str, stage: str, work: int) -> None:
         """One line."""
-        print(" ", stage, flush=True)
+        print(" ", run, stage, flush=True)
 
-    def advance(self, work: int) -> None:
+    def advance(self, run: str, work: int) -> None:
+        """Ignored."""
+
+    def end(self, run: str) -> None:
         """Ignored."""
 
     def tell(self, text: str) -> None:
@@ -78,7 +74,7 @@ def settings_of(trial: str, seed: int) -> DemoSettings:
     )
 
 
-def run_trial(trial: str, seed: int, out: Path) -> DemoResult:
+def run_trial(trial: str, seed: int, out: Path, processes: int) -> DemoResult:
     """The result of a trial, from its folder if it is finished."""
     settings = settings_of(trial, seed)
     path = out / f"{trial.replace(',', '').replace(' ', '-')}-seed{seed}"
@@ -86,7 +82,7 @@ def run_trial(trial: str, seed: int, out: Path) -> DemoResult:
         return DemoResult.load(path / "results.json")
     folder = open_folder(path, settings, versions=versions())
     command = "python studies/demo_choice.py"
-    return run_demo(settings, load_data(settings), folder, command=command, observer=Quiet()).result
+    return run_demo(settings, folder, command=command, observer=Quiet(), processes=processes).result
 
 
 def rows_of(trial: str, result: DemoResult) -> list[dict[str, Any]]:
@@ -112,13 +108,13 @@ def main() -> None:
     parser.add_argument("--write", type=Path, default=Path("results/demo-choice.json"), help="the table")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1000, 1001], help="of the trials")
     parser.add_argument("--trials", nargs="+", choices=TRIALS, default=list(TRIALS), help="which")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--processes", type=int, default=2, help="runs side by side")
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    torch.set_num_threads(1)
     table = load_json(arguments.write)["runs"] if arguments.write.exists() else []
     for trial, seed in product(arguments.trials, arguments.seeds):
         print(f"{trial}, seed {seed}", flush=True)
-        rows = rows_of(trial, run_trial(trial, seed, arguments.out))
+        rows = rows_of(trial, run_trial(trial, seed, arguments.out, arguments.processes))
         for row in rows:
             clean, corrupted = row["clean_error"], row["mean_corruption_error"]
             print(f"  {row['variant']}: {clean:.4f} clean, {corrupted:.4f} corrupted", flush=True)

@@ -39,10 +39,10 @@ def one_sentence(text):
         (["demo", "--seeds", "many"], "--seeds: invalid int value: 'many'"),
         (["demo", "--seeds", "0"], "expected seeds of at least 1, got 0"),
         (["demo", "--variants", "plane"], "invalid choice: 'plane'"),
-        (["demo", "--variants", "plain-equal-time"], "expected plain and tap+adl among the variants"),
         (["demo", "--learning-rate", "-1"], "expected learning_rate above 0"),
         (["demo", "--data", "full"], "expected --data-root"),
-        (["demo", "--threads", "0"], "expected --threads of at least 1"),
+        (["demo", "--processes", "0"], "expected --processes of at least 1"),
+        (["demo", "--evaluation-images", "0"], "expected evaluation_images of at least 1"),
         (["demo", "--severities", "6"], "expected severities from 1 to 5"),
         (["demo", "--corruptions", "rain"], "expected corruptions out of"),
         (["demo", "--device", "quantum"], "expected a device that torch can use here"),
@@ -98,7 +98,7 @@ def test_tiny_demo_writes_results_then_refuses_then_overwrites(tmp_path):
 
 def test_killed_demo_goes_on_with_the_same_command(tmp_path):
     out = tmp_path / "out"
-    words = ["demo", *TINY, "--seeds", "12", "--variants", "plain", "--out", str(out)]
+    words = ["demo", *TINY, "--seeds", "12", "--variants", "plain", "--processes", "1", "--out", str(out)]
     process = subprocess.Popen(
         [sys.executable, "-m", "tapadl", *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )

@@ -1,12 +1,13 @@
 import dataclasses
 import hashlib
+import multiprocessing
 
 import pytest
 import torch
 
-from tapadl.demo import run as demo_run
+from tapadl.demo.bench import Bench
 from tapadl.demo.folder import open_folder
-from tapadl.demo.run import load_data, run_demo
+from tapadl.demo.run import run_demo
 from tapadl.demo.settings import DemoSettings, ModelConfig
 from tapadl.evaluation.result import DemoResult
 from tapadl.training.config import TrainingConfig
@@ -30,24 +31,28 @@ class Notes:
         self.work = 0
         self.stages = []
         self.told = []
+        self.ended = []
 
     def expect(self, work):
         self.expected = work
 
-    def begin(self, stage, work):
-        self.stages.append(stage)
+    def begin(self, run, stage, work):
+        self.stages.append(f"{run}: {stage}")
 
-    def advance(self, work):
+    def advance(self, run, work):
         self.work += work
+
+    def end(self, run):
+        self.ended.append(run)
 
     def tell(self, text):
         self.told.append(text)
 
 
-def start(path, settings=TINY, observer=None):
+def start(path, settings=TINY, observer=None, **options):
     folder = open_folder(path, settings, versions={})
     notes = observer or Notes()
-    outcome = run_demo(settings, load_data(settings), folder, command="tapadl demo", observer=notes)
+    outcome = run_demo(settings, folder, command="tapadl demo", observer=notes, **options)
     return outcome, folder, notes
 
 
@@ -96,9 +101,9 @@ def test_variants_do_not_change_one_another(finished, tmp_path):
 
 def test_stopped_demo_goes_on_and_ends_the_same(finished, tmp_path):
     class Stop(Notes):
-        def begin(self, stage, work):
-            super().begin(stage, work)
-            if stage == "tap+adl, seed 0: evaluating":
+        def begin(self, run, stage, work):
+            super().begin(run, stage, work)
+            if (run, stage) == ("tap+adl, seed 0", "evaluating"):
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -120,22 +125,37 @@ def test_run_whose_weights_are_gone_is_done_again(tmp_path):
     assert len(notes.stages) == 2
 
 
-def test_plain_at_equal_time_trains_for_the_time_of_tap_and_adl(finished, monkeypatch):
-    plain, robust = finished[0].result.runs
-    runs = {
-        ("plain", 0): dataclasses.replace(plain, steps=100, step_seconds=0.02),
-        ("tap+adl", 0): dataclasses.replace(robust, steps=100, step_seconds=0.05),
-    }
-    assert demo_run._equal_time_steps(runs, 0) == 250
+def test_plain_at_equal_time_trains_for_the_time_of_tap_and_adl(tmp_path, monkeypatch):
+    seconds = {"plain": 0.02, "tap+adl": 0.05}
+    train = Bench._train
 
+    def timed(self, model, variant, config, **options):
+        fitted = train(self, model, variant, config, **options)
+        return dataclasses.replace(fitted, median_step_seconds=seconds.get(variant, 1.0))
 
-def test_plain_at_equal_time_runs_after_those_it_is_measured_by(tmp_path):
-    variants = ("plain-equal-time", "plain", "tap+adl")
-    outcome, _, _ = start(tmp_path / "out", dataclasses.replace(TINY, variants=variants))
-    plain, robust, equal = outcome.result.runs
-    assert equal.variant == "plain-equal-time"
-    assert equal.steps == max(1, round(robust.steps * robust.step_seconds / plain.step_seconds))
+    monkeypatch.setattr(Bench, "_train", timed)
+    settings = dataclasses.replace(TINY, variants=("plain-equal-time",))
+    outcome, _, _ = start(tmp_path / "out", settings)
+    (equal,) = outcome.result.runs
+    assert equal.steps == round(6 * 0.05 / 0.02)
     assert equal.epochs == equal.steps / 3
+
+
+@pytest.mark.slow
+def test_runs_side_by_side_find_the_same_as_one_after_the_other(finished, tmp_path):
+    beside, _, notes = start(tmp_path / "out", processes=2)
+    first = [(run.weights_sha256, run.cells) for run in finished[0].result.runs]
+    assert [(run.weights_sha256, run.cells) for run in beside.result.runs] == first
+    assert notes.work == notes.expected
+    assert sorted(notes.ended) == ["plain, seed 0", "tap+adl, seed 0"]
+
+
+@pytest.mark.slow
+def test_what_fails_in_a_worker_is_told_by_the_first_process(tmp_path):
+    settings = dataclasses.replace(TINY, training=TrainingConfig(epochs=1, batch_size=20, learning_rate=1e30))
+    with pytest.raises(RuntimeError, match="expected a finite loss, got"):
+        start(tmp_path / "out", settings, processes=2)
+    assert not multiprocessing.active_children()
 
 
 def test_validation_images_can_take_the_place_of_test_images(finished, tmp_path):

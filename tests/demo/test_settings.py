@@ -14,7 +14,6 @@ from tapadl.training.config import TrainingConfig
         ({"variants": ("plane",)}, "expected variants out of plain, .*'plane'"),
         ({"variants": ()}, "at least one variant"),
         ({"variants": ("tap", "tap")}, "each once"),
-        ({"variants": ("plain", "plain-equal-time")}, r"plain and tap\+adl among the variants"),
         ({"seeds": 0}, "seeds of at least 1, got 0"),
         ({"first_seed": -1}, "first_seed of at least 0"),
         ({"train_images": 0}, "train_images of at least 1"),
@@ -26,11 +25,6 @@ from tapadl.training.config import TrainingConfig
 def test_wrong_setting_is_an_error_that_names_it(changes, problem):
     with pytest.raises(ValueError, match=problem):
         DemoSettings(**changes)
-
-
-def test_plain_at_equal_time_comes_last():
-    settings = DemoSettings(variants=("plain-equal-time", "tap+adl", "plain"))
-    assert settings.variants_in_order == ("tap+adl", "plain", "plain-equal-time")
 
 
 def test_settings_are_plain_data_without_the_seed_of_a_run():

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     Progress,
+    TaskID,
     TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
@@ -15,7 +16,7 @@ from rich.progress import (
 
 
 class DemoBars:
-    """One bar for the stage at work and one for all; a sentence a line where there is no terminal.
+    """One bar for every run at work and one for all; a sentence a line where there is no terminal.
 
     Args:
         console: Where they are drawn.
@@ -34,22 +35,29 @@ class DemoBars:
             disable=not console.is_terminal,
         )
         self._whole = self._progress.add_task("whole demo", total=None)
-        self._stage = self._progress.add_task("reading the data", total=None)
+        self._runs: dict[str, TaskID] = {}
 
     def expect(self, work: int) -> None:
         """So much work is left in all."""
         self._progress.update(self._whole, total=work)
 
-    def begin(self, stage: str, work: int) -> None:
+    def begin(self, run: str, stage: str, work: int) -> None:
         """A stage of a run begins."""
+        text = f"{run}: {stage}"
         if not self._console.is_terminal:
-            self._console.print(stage, highlight=False)
-        self._progress.reset(self._stage, total=work, description=stage)
+            self._console.print(text, highlight=False)
+        if run not in self._runs:
+            self._runs[run] = self._progress.add_task(text)
+        self._progress.reset(self._runs[run], total=work or None, description=text)
 
-    def advance(self, work: int) -> None:
+    def advance(self, run: str, work: int) -> None:
         """So much of the stage is done."""
-        self._progress.advance(self._stage, work)
+        self._progress.advance(self._runs[run], work)
         self._progress.advance(self._whole, work)
+
+    def end(self, run: str) -> None:
+        """A run is finished."""
+        self._progress.remove_task(self._runs.pop(run))
 
     def tell(self, text: str) -> None:
         """A sentence for the reader, above the bars."""

@@ -1,0 +1,125 @@
+"""Runs of a demo side by side, each in a process and on a thread of its own."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from multiprocessing.queues import Queue
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tapadl.demo.bench import Bench, Observer, load_data
+from tapadl.demo.folder import DemoFolder
+from tapadl.demo.settings import DemoSettings, Variant
+
+Event = tuple[str, tuple[Any, ...]]
+
+_POLL_SECONDS = 0.2
+
+
+def run_side_by_side(
+    settings: DemoSettings,
+    data_root: Path | None,
+    folder: DemoFolder,
+    runs: Sequence[tuple[Variant, int]],
+    *,
+    processes: int,
+    observer: Observer,
+) -> None:
+    """Do runs in worker processes; their results and weights are in the folder afterwards.
+
+    Args:
+        settings: What is compared.
+        data_root: As in `load_data`.
+        folder: Takes every run as soon as it is finished.
+        runs: (variant, seed) of each.
+        processes: How many at once.
+        observer: Is told how it goes, in this process.
+
+    Raises:
+        ValueError: If the data cannot be read.
+        RuntimeError: If a loss is not finite or a process dies.
+        OSError: If the folder cannot be written.
+    """
+    context = multiprocessing.get_context("spawn")
+    events: Queue[Event] = context.Queue()
+    pool = ProcessPoolExecutor(
+        processes,
+        mp_context=context,
+        initializer=_prepare,
+        initargs=(settings, data_root, folder, events),
+    )
+    try:
+        pending = {pool.submit(_do_run, variant, seed) for variant, seed in runs}
+        while pending:
+            done, pending = wait(pending, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
+            _pass_on(events, observer)
+            for future in done:
+                future.result()
+    except BaseException:
+        # What the others have finished is in the folder; what they are at would take minutes.
+        for process in multiprocessing.active_children():
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+        _pass_on(events, observer)
+
+
+def _pass_on(events: "Queue[Event]", observer: Observer) -> None:
+    while not events.empty():
+        name, arguments = events.get()
+        getattr(observer, name)(*arguments)
+
+
+class _Messenger:
+    """The observer of a worker: sends what it is told to the first process."""
+
+    def __init__(self, events: "Queue[Event]") -> None:
+        self._events = events
+
+    def expect(self, work: int) -> None:
+        self._events.put(("expect", (work,)))
+
+    def begin(self, run: str, stage: str, work: int) -> None:
+        self._events.put(("begin", (run, stage, work)))
+
+    def advance(self, run: str, work: int) -> None:
+        self._events.put(("advance", (run, work)))
+
+    def end(self, run: str) -> None:
+        self._events.put(("end", (run,)))
+
+    def tell(self, text: str) -> None:
+        self._events.put(("tell", (text,)))
+
+
+# What a worker process keeps between runs; set once, by `_prepare`.
+_kept: dict[str, Any] = {}
+
+
+def _prepare(
+    settings: DemoSettings, data_root: Path | None, folder: DemoFolder, events: "Queue[Event]"
+) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process is interrupted and ends the others
+    threading.Thread(target=_end_with_the_first_process, daemon=True).start()
+    torch.set_num_threads(1)
+    _kept.update(settings=settings, data_root=data_root, folder=folder, observer=_Messenger(events))
+
+
+def _end_with_the_first_process() -> None:
+    first = multiprocessing.parent_process()
+    if first is not None:
+        first.join()
+        os._exit(1)
+
+
+def _do_run(variant: Variant, seed: int) -> None:
+    # Made here and not in `_prepare`: an exception there would break the pool without its message.
+    if "bench" not in _kept:
+        _kept["bench"] = Bench.of(_kept["settings"], load_data(_kept["settings"], _kept["data_root"]))
+    _kept["bench"].do_run(_kept["folder"], variant, seed, _kept["observer"])
