@@ -10,10 +10,10 @@ from torch import nn
 from tapadl.attach.capture import AttentionCapture, Captured, QueryKey
 from tapadl.attach.site import Site, select_sites
 from tapadl.ops.diversification import (
+    DiversificationImpl,
     attention_diversification,
     attention_diversification_from_map,
 )
-from tapadl.ops.diversification.api import Impl as DiversificationImpl
 
 
 class AttentionDiversificationLoss:

@@ -58,8 +58,8 @@ class AttachedTAP(TokenAwareAveragePooling):
         if num_patches not in self.grid.grids:
             raise RuntimeError(
                 f"TAP at {self.site_name} got {tokens.shape[1]} tokens ({self.num_prefix_tokens} of them "
-                f"prefix), but no image with {num_patches} patches went through the patch embedding; "
-                f"tokens must not be dropped in front of TAP, and the patch embedding must be called as a module"
+                f"prefix), but no image with {num_patches} patches went through the patch embedding, which "
+                f"must be called as a module; no token may be dropped between it and TAP"
             )
         return self.grid.grids[num_patches]
 

@@ -80,7 +80,7 @@ def add_command(commands: "Commands") -> None:
         type=int,
         metavar="N",
         default=defaults.evaluation_images,
-        help=f"evaluate on the first N (default: {defaults.evaluation_images}, of 4,000 built-in test images)",
+        help=f"evaluate on the first N (default: {defaults.evaluation_images} of 4,000 test images)",
     )
     data.add_argument("--corruptions", nargs="+", metavar="NAME", help="only these (default: all twelve)")
     data.add_argument(

@@ -1,5 +1,9 @@
 """The attention diversification loss (ADL) as pure functions."""
 
-from .api import attention_diversification, attention_diversification_from_map
+from tapadl.ops.diversification.api import (
+    DiversificationImpl,
+    attention_diversification,
+    attention_diversification_from_map,
+)
 
-__all__ = ["attention_diversification", "attention_diversification_from_map"]
+__all__ = ["DiversificationImpl", "attention_diversification", "attention_diversification_from_map"]

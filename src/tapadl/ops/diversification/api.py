@@ -1,14 +1,13 @@
 """The public calls: arguments are checked here, once, and an implementation is picked."""
 
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
-from . import chunked, reference
+from tapadl.ops.diversification import chunked, reference
 
-Impl = Literal["auto", "reference", "chunked"]
-IMPLS: tuple[str, ...] = ("auto", "reference", "chunked")
+DiversificationImpl = Literal["auto", "reference", "chunked"]
 
 # "auto" keeps a map that fits the L2 cache of a core, where computing it twice costs more than reading it:
 # 2 x 3 maps of 50 x 50 took 0.4 ms kept and 0.8 ms in blocks. From some 3 MB on blocks are as fast or faster.
@@ -23,7 +22,7 @@ def attention_diversification(
     scale: float | None = None,
     attn_bias: torch.Tensor | None = None,
     is_causal: bool = False,
-    impl: Impl = "auto",
+    impl: DiversificationImpl = "auto",
 ) -> torch.Tensor:
     """Attention diversification loss of one layer, from the query and key of its attention.
 
@@ -75,8 +74,10 @@ def attention_diversification(
         raise ValueError(f"expected a finite scale, got {scale}")
     if attn_bias is not None:
         attn_bias = _checked_bias(attn_bias, query, key)
-    if impl not in IMPLS:
-        raise ValueError(f"expected impl to be one of {', '.join(IMPLS)}, got {impl!r}")
+    if impl not in get_args(DiversificationImpl):
+        raise ValueError(
+            f"expected impl to be one of {', '.join(get_args(DiversificationImpl))}, got {impl!r}"
+        )
     if impl == "auto":
         impl = "reference" if _map_bytes(query, key) <= KEPT_MAP_BYTES else "chunked"
     if impl == "reference":

@@ -35,7 +35,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from .tiles import Layer, shaped, slices, window
+from tapadl.ops.diversification.tiles import Layer, shaped, slices, window
 
 COSINE_EPS = 1e-8
 
