@@ -11,10 +11,10 @@ from markupsafe import Markup
 from tapadl.data.atomic import write_atomically
 from tapadl.demo import findings as words
 from tapadl.demo.attention import AttentionExample, CorruptionSample, ReportExamples
-from tapadl.demo.attention_panels import attention_panel, attention_plots, attention_tables
-from tapadl.demo.charts import DotChart, Frame, Line, dot_chart, line_chart, nice_range, nice_ticks
-from tapadl.demo.findings import BASELINE, Estimate, Findings, corruption_label, variant_label
-from tapadl.demo.pictures import colour_stops, sheet_uri
+from tapadl.demo.report.attention_panels import attention_panel, attention_plots, attention_tables
+from tapadl.demo.report.charts import DotChart, Frame, Line, dot_chart, line_chart, nice_range, nice_ticks
+from tapadl.demo.report.findings import BASELINE, Estimate, Findings, corruption_label, variant_label
+from tapadl.demo.report.pictures import colour_stops, sheet_uri
 
 TEMPLATE = "report.html.j2"
 PAPER = "https://arxiv.org/abs/2303.11126"

@@ -8,9 +8,9 @@ import torch
 from markupsafe import Markup
 
 from tapadl.demo.attention import AttentionExample, Look
-from tapadl.demo.charts import Frame, Line, line_chart, nice_range
-from tapadl.demo.findings import Estimate, Findings, corruption_label, variant_label
-from tapadl.demo.pictures import heat_uri, image_uri
+from tapadl.demo.report.charts import Frame, Line, line_chart, nice_range
+from tapadl.demo.report.findings import Estimate, Findings, corruption_label, variant_label
+from tapadl.demo.report.pictures import heat_uri, image_uri
 from tapadl.diagnostics import received_attention
 
 # More lines than this in one plot are a knot; the table below it has all numbers.
