@@ -9,8 +9,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from tapadl.data.atomic import write_atomically
-from tapadl.demo import findings as words
 from tapadl.demo.attention import AttentionExample, CorruptionSample, ReportExamples
+from tapadl.demo.report import findings as words
 from tapadl.demo.report.attention_panels import attention_panel, attention_plots, attention_tables
 from tapadl.demo.report.charts import DotChart, Frame, Line, dot_chart, line_chart, nice_range, nice_ticks
 from tapadl.demo.report.findings import BASELINE, Estimate, Findings, corruption_label, variant_label
@@ -52,7 +52,7 @@ def write_report(results: Mapping[str, Any], examples: ReportExamples | None, pa
 def render_report(results: Mapping[str, Any], examples: ReportExamples | None) -> str:
     """The page as text; see `write_report`."""
     environment = Environment(
-        loader=PackageLoader("tapadl.demo"),
+        loader=PackageLoader("tapadl.demo.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
