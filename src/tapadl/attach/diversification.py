@@ -37,7 +37,7 @@ class AttentionDiversificationLoss:
         ValueError: If no site is found, an index or `tau` is out of range, or a site refuses ADL.
 
     Source:
-        Guo, Stutz, Schiele, ICCV 2023, section 3.2.
+        Guo, Stutz, Schiele, ICCV 2023.
 
     Example:
         >>> import timm, tapadl

@@ -95,7 +95,7 @@ def attach_tap(
             has TAP with other options.
 
     Source:
-        Guo, Stutz, Schiele, ICCV 2023, section 3.1; the official models build it into each block.
+        Guo, Stutz, Schiele, ICCV 2023; the official models build it into each block.
 
     Example:
         >>> import timm, tapadl

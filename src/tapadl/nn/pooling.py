@@ -34,7 +34,7 @@ class TokenAwareAveragePooling(nn.Module):
         ValueError: If an argument is outside its range.
 
     Source:
-        Guo, Stutz, Schiele, "Robustifying Token Attention for Vision Transformers", ICCV 2023, section 3.1.
+        Guo, Stutz, Schiele, "Robustifying Token Attention for Vision Transformers", ICCV 2023.
 
     Example:
         >>> tap = TokenAwareAveragePooling(dim=8)

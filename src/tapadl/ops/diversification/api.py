@@ -54,7 +54,7 @@ def attention_diversification(
         ValueError: If shapes, dtypes or devices do not fit, tau is negative or impl is unknown.
 
     Source:
-        Guo, Stutz, Schiele, "Robustifying Token Attention for Vision Transformers", ICCV 2023, section 3.3.
+        Guo, Stutz, Schiele, "Robustifying Token Attention for Vision Transformers", ICCV 2023.
         The official code loses the batch axis at B = 1 and divides the mean over layers by (layers + 1e-6);
         neither is done here.
 
@@ -101,7 +101,7 @@ def attention_diversification_from_map(attention: torch.Tensor, *, tau: float = 
         ValueError: If the map is not a floating-point (B, H, N, M) tensor or tau is negative.
 
     Source:
-        Guo, Stutz, Schiele, "Robustifying Token Attention for Vision Transformers", ICCV 2023, section 3.3.
+        Guo, Stutz, Schiele, "Robustifying Token Attention for Vision Transformers", ICCV 2023.
 
     Example:
         >>> collapsed = torch.zeros(1, 2, 4, 4)

@@ -43,7 +43,7 @@ def token_aware_pooling(
         ValueError: If shapes, dtypes, devices or the grid do not fit together, or `impl` is unknown.
 
     Source:
-        Guo, Stutz, Schiele, "Robustifying Token Attention for Vision Transformers", ICCV 2023, section 3.1.
+        Guo, Stutz, Schiele, "Robustifying Token Attention for Vision Transformers", ICCV 2023.
 
     Example:
         >>> tokens = torch.ones(1, 9, 2)
