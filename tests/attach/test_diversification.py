@@ -6,6 +6,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from timm.utils import ModelEmaV3
+from torch import nn
 
 import tapadl
 from tapadl.ops.diversification import attention_diversification_from_map
@@ -178,9 +179,38 @@ def test_a_site_that_was_not_reached_is_named(make_vit, images):
     with tapadl.AttentionDiversificationLoss(model) as diversification:
         model.forward_intermediates(images, indices=[0], stop_early=True)
         with pytest.raises(
-            RuntimeError, match=r"attention at blocks.1 of VisionTransformer computed no softmax"
+            RuntimeError,
+            match=r"VisionTransformer did not run through the attention at blocks.1",
         ):
             diversification()
+
+
+class ThreeAxes(nn.Module):
+    """Attention whose softmax has no axis of heads."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.LayerNorm(8)
+
+    def forward(self, tokens):
+        normed = self.norm(tokens)
+        return tokens + (normed @ normed.mT).softmax(-1) @ normed
+
+
+def test_attention_of_another_shape_is_named_with_what_is_expected():
+    model = ThreeAxes()
+    site = tapadl.Site(model, model, model.norm, 0, (2, 3))
+    with tapadl.AttentionDiversificationLoss(model, sites=[site]) as diversification:
+        model(torch.randn(2, 6, 8))
+        with pytest.raises(RuntimeError, match=r"ThreeAxes at site 0 .* \(B, H, N, M\), got neither"):
+            diversification()
+
+
+def test_multihead_attention_that_hides_query_and_key_is_refused():
+    model = nn.TransformerEncoderLayer(8, 2, batch_first=True)
+    site = tapadl.Site(model, model.self_attn, model.norm1, 0, (2, 3))
+    with pytest.raises(ValueError, match=r"nn.MultiheadAttention hides its query and key"):
+        tapadl.AttentionDiversificationLoss(model, sites=[site])
 
 
 def test_shared_attention_counts_twice(make_vit, images):

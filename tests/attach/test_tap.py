@@ -303,7 +303,8 @@ def test_tokens_without_a_grid_are_an_error(make_vit, images):
 def test_a_model_without_attention_is_refused_with_what_was_looked_for(model):
     for attach in (tapadl.attach_tap, tapadl.AttentionDiversificationLoss, tapadl.describe):
         with pytest.raises(
-            ValueError, match=r"found no attention .* in (Linear|ResNet): expected .*attention_sites\(\)"
+            ValueError,
+            match=r"found no attention .* in \S+\.(Linear|ResNet): supported are timm.*attention_sites\(\)",
         ):
             attach(model)
 
@@ -319,7 +320,9 @@ def test_unknown_block_types_are_refused_by_name():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_branches": 0}, "num_branches of at least 1, got 0"),
+        ({"num_branches": 0}, "num_branches to be an integer of at least 1, got 0"),
+        ({"num_branches": 2.5}, "num_branches to be an integer of at least 1, got 2.5"),
+        ({"blocks": 1}, r"blocks to be a list of indices, such as \[1\], got 1"),
         ({"temperature": 0.0}, "temperature above 0, got 0.0"),
         ({"init": "zero"}, "paper, identity, got 'zero'"),
         ({"sites": []}, "at least one tapadl.Site"),
@@ -376,6 +379,39 @@ def test_sites_can_be_given_with_a_fixed_grid(images):
     tapadl.attach_tap(nn.Sequential(model), sites=[site])
     assert model.block.tap.grid == (4, 6)
     assert model(images).isfinite().all()
+
+
+def test_a_site_from_elsewhere_is_refused():
+    model = OwnModel()
+    site = tapadl.Site(model.block, model.block.attention, nn.LayerNorm(8), 0, (4, 6))
+    with pytest.raises(ValueError, match=r"norm of site 0 to be a part of OwnModel, got a LayerNorm"):
+        tapadl.attach_tap(model, sites=[site])
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_batch_statistics_count_once_under_gradient_checkpointing(make_vit, images, use_reentrant):
+    def buffers(checkpointing):
+        model = tapadl.attach_tap(make_vit())
+        tokens = model._pos_embed(model.patch_embed(images))
+        for block in model.blocks:
+            if checkpointing:
+                tokens = torch.utils.checkpoint.checkpoint(block, tokens, use_reentrant=use_reentrant)
+            else:
+                tokens = block(tokens)
+        tokens.square().sum().backward()
+        assert all(block.tap.dilation_predictor.proj[1].momentum == 0.1 for block in model.blocks)
+        return dict(model.named_buffers())
+
+    checkpointed, plain = buffers(True), buffers(False)
+    assert plain["blocks.2.tap.dilation_predictor.proj.1.num_batches_tracked"] == 1
+    for name, value in plain.items():
+        assert torch.equal(checkpointed[name], value), name
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.trace:FutureWarning")
+def test_tracing_that_would_fix_the_grid_is_refused(make_vit, images):
+    with pytest.raises(RuntimeError, match=r"torch.jit.trace would fix the grid of TAP .* torch.export"):
+        torch.jit.trace(tapadl.attach_tap(make_vit()).eval(), images)
 
 
 def test_grid_recorder_is_shared_and_single(make_vit):

@@ -266,7 +266,7 @@ def test_what_is_not_a_number_does_not_come_out_as_one():
     ("arguments", "message"),
     [
         ({"dim": 0}, "dim of at least 1, got 0"),
-        ({"num_branches": 0}, "num_branches of at least 1, got 0"),
+        ({"num_branches": 0}, "num_branches to be an integer of at least 1, got 0"),
         ({"temperature": 0.0}, "temperature above 0, got 0.0"),
         ({"temperature": -1.0}, "temperature above 0, got -1.0"),
         ({"temperature": float("nan")}, "temperature above 0, got nan"),

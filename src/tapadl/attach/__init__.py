@@ -1,6 +1,6 @@
 """TAP and ADL for a model that already exists."""
 
-from tapadl.attach.describe import describe
+from tapadl.attach.description import describe
 from tapadl.attach.diversification import AttentionDiversificationLoss
 from tapadl.attach.site import MeasuredGrid, Site
 from tapadl.attach.tap import attach_tap, detach_tap

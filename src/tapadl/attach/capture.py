@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from tapadl.attach.recomputation import recomputing
 from tapadl.attach.site import MeasuredGrid, Site
 
 
@@ -60,6 +61,7 @@ class AttentionCapture:
         self._without_grad = without_grad
         self._depth = 0
         self._heard: list[list[Captured]] = [[] for _ in sites]
+        self._ran = [False for _ in sites]
         entries = {site.grid.module: None for site in sites if isinstance(site.grid, MeasuredGrid)}
         self._handles = [
             # prepend: hooks of two captures on one module nest, so that each leaves the mode it entered
@@ -71,8 +73,8 @@ class AttentionCapture:
                 if entry is not model
             ),
         ]
-        for site, heard in zip(sites, self._heard, strict=True):
-            listener = SiteListener(self, heard)
+        for index, site in enumerate(sites):
+            listener = SiteListener(self, index)
             self._handles += [
                 site.attention.register_forward_pre_hook(listener.enter),
                 site.attention.register_forward_hook(listener.leave, always_call=True, prepend=True),
@@ -94,14 +96,16 @@ class AttentionCapture:
 
     def listens(self) -> bool:
         """Whether what the model computes now counts."""
-        if not self.is_open or not (self._without_grad or torch.is_grad_enabled()):
-            return False
-        # Inside a backward pass (never traced) a call recomputes what counted already.
-        return torch.compiler.is_compiling() or torch._C._current_graph_task_id() == -1
+        return self.is_open and (self._without_grad or torch.is_grad_enabled()) and not recomputing()
+
+    def ran(self) -> list[bool]:
+        """Whether each site was called in the last forward, heard or not; ask before `take`."""
+        return list(self._ran)
 
     def _forget(self) -> None:
-        for heard in self._heard:
+        for index, heard in enumerate(self._heard):
             heard.clear()
+            self._ran[index] = False
 
     def _enter_forward(self, _model: nn.Module, _inputs: tuple[Any, ...]) -> None:
         if self._depth == 0 and self.listens():
@@ -118,21 +122,23 @@ class AttentionCapture:
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy (deepcopy, EMA, pickle) has the hooks but hears nothing."""
-        return {"is_open": False, "_without_grad": False, "_depth": 0, "_heard": [], "_handles": []}
+        closed: dict[str, Any] = {"is_open": False, "_without_grad": False, "_depth": 0}
+        return closed | {"_heard": [], "_ran": [], "_handles": []}
 
 
 class SiteListener:
     """The two hooks of one attention module."""
 
-    def __init__(self, capture: AttentionCapture, heard: list[Captured]) -> None:
+    def __init__(self, capture: AttentionCapture, index: int) -> None:
         self.capture = capture
-        self.heard = heard
+        self.index = index
         self.entered: list[_AttentionMode] = []
 
     def enter(self, _attention: nn.Module, _inputs: tuple[Any, ...]) -> None:
         """Forward pre-hook."""
         if self.capture.listens():
-            mode = _AttentionMode(self.heard)
+            self.capture._ran[self.index] = True
+            mode = _AttentionMode(self.capture._heard[self.index])
             mode.__enter__()  # type: ignore[no-untyped-call]
             self.entered.append(mode)
 
@@ -142,7 +148,7 @@ class SiteListener:
             self.entered.pop().__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"capture": self.capture, "heard": [], "entered": []}
+        return {"capture": self.capture, "index": self.index, "entered": []}
 
 
 SOFTMAXES = (torch.softmax, torch.Tensor.softmax, F.softmax)
@@ -156,7 +162,7 @@ class _AttentionMode(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         output = func(*args, **kwargs)
-        if func is F.scaled_dot_product_attention:
+        if func is F.scaled_dot_product_attention and output.ndim == 4:
             self.heard.append(_query_key(*args, **kwargs))
         elif func in SOFTMAXES and output.ndim == 4:
             self.heard.append(StoredMap(output))

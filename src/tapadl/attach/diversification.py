@@ -67,6 +67,11 @@ class AttentionDiversificationLoss:
         for name, site in chosen:
             if site.refuses_adl:
                 raise ValueError(f"ADL has no meaning at {name}: {site.refuses_adl}")
+            if isinstance(site.attention, nn.MultiheadAttention):
+                raise ValueError(
+                    f"ADL cannot listen to {name}: nn.MultiheadAttention hides its query and key; "
+                    f"compute the attention with scaled_dot_product_attention"
+                )
         self.tau = tau
         self.impl: DiversificationImpl = impl
         self.patch_tokens_only = patch_tokens_only
@@ -82,20 +87,26 @@ class AttentionDiversificationLoss:
         """The loss of every attention of the last forward, one scalar each, in order of the blocks.
 
         Raises:
-            RuntimeError: If there was no forward since the last call, or a site was not reached in it.
+            RuntimeError: If there was no forward since the last call, or nothing was heard at a site.
         """
-        taken = self._capture.take()
-        if not any(taken):
+        ran, taken = self._capture.ran(), self._capture.take()
+        if not any(ran):
             raise RuntimeError(
                 f"expected a forward of {self._model_name} with gradients enabled before each call of the "
                 f"loss, got none{'' if self._capture.is_open else ': the loss is closed'} (a forward under "
                 f"no_grad, or inside reentrant gradient checkpointing, is not heard: use use_reentrant=False)"
             )
-        for (name, _), calls in zip(self._sites, taken, strict=True):
+        for (name, site), was_called, calls in zip(self._sites, ran, taken, strict=True):
+            if not was_called:
+                raise RuntimeError(
+                    f"the last forward of {self._model_name} did not run through the attention at {name}; "
+                    f"leave this block out with blocks=[...]"
+                )
             if not calls:
                 raise RuntimeError(
-                    f"the attention at {name} of {self._model_name} computed no softmax in the last forward; "
-                    f"leave this block out with blocks=[...], or check that the forward runs through it"
+                    f"expected {type(site.attention).__name__} at {name} to call "
+                    f"scaled_dot_product_attention, or softmax, on tensors (B, H, N, M), got neither in the "
+                    f"last forward; name the module that computes the attention in its tapadl.Site"
                 )
         return [
             self._loss(call, site.num_prefix_tokens)

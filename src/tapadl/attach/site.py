@@ -62,9 +62,9 @@ def find_sites(model: nn.Module) -> list[Site]:
     sites = [site for part in model.modules() for site in _sites_of_part(part)]
     if not sites:
         raise ValueError(
-            f"found no attention to work on in {type(model).__name__}: expected a model (or a part of one) "
-            f"with a method attention_sites(), or a VisionTransformer of {', '.join(sorted(ADAPTERS))}; "
-            f"for a model of your own pass sites=[tapadl.Site(...), ...]"
+            f"found no attention to work on in {type(model).__module__}.{type(model).__qualname__}: "
+            f"supported are timm's VisionTransformer, models that have a method attention_sites(), and "
+            f"modules that hold one of these; for any other transformer pass sites=[tapadl.Site(...), ...]"
         )
     return sites
 
@@ -76,6 +76,8 @@ def select_sites(
     found = list(sites) if sites is not None else find_sites(model)
     if not found:
         raise ValueError("expected at least one tapadl.Site in sites, got none")
+    if isinstance(blocks, int):
+        raise ValueError(f"expected blocks to be a list of indices, such as [{blocks}], got {blocks}")
     for index in blocks if blocks is not None else ():
         if not -len(found) <= index < len(found):
             raise ValueError(
@@ -86,6 +88,13 @@ def select_sites(
         raise ValueError("expected blocks to name at least one site (None means all), got an empty list")
     chosen = range(len(found)) if blocks is None else sorted({index % len(found) for index in blocks})
     names = {id(module): name for name, module in model.named_modules()}
+    for index, site in enumerate(found):
+        for role in ("block", "attention", "norm"):
+            if id(getattr(site, role)) not in names:
+                raise ValueError(
+                    f"expected the {role} of site {index} to be a part of {type(model).__name__}, got a "
+                    f"{type(getattr(site, role)).__name__} from elsewhere"
+                )
     return [
         (
             names.get(id(found[index].block)) or f"site {index} ({type(found[index].block).__name__})",

@@ -1,11 +1,13 @@
 """TAP inside a model that already exists: in with `attach_tap`, out with `detach_tap`."""
 
-from collections.abc import Sequence
-from typing import Any, Literal, TypeVar
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 from torch import nn
 
+from tapadl.attach.recomputation import recomputing
 from tapadl.attach.site import GridMeasure, MeasuredGrid, Site, select_sites
 from tapadl.nn import TokenAwareAveragePooling
 
@@ -49,7 +51,15 @@ class AttachedTAP(TokenAwareAveragePooling):
     def before_norm(self, _norm: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         """Forward pre-hook of the norm: hands it the pooled tokens, while the residual keeps the others."""
         tokens = inputs[0]
-        return self(tokens, self._grid_of(tokens), self.num_prefix_tokens), *inputs[1:]
+        if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+            raise RuntimeError(
+                "torch.jit.trace would fix the grid of TAP in silence; use torch.export instead"
+            )
+        grid_size = self._grid_of(tokens)
+        if recomputing():
+            with _statistics_left_alone(cast(nn.BatchNorm2d, self.dilation_predictor.proj[1])):
+                return self(tokens, grid_size, self.num_prefix_tokens), *inputs[1:]
+        return self(tokens, grid_size, self.num_prefix_tokens), *inputs[1:]
 
     def _grid_of(self, tokens: torch.Tensor) -> tuple[int, int]:
         if not isinstance(self.grid, GridRecorder):
@@ -62,6 +72,21 @@ class AttachedTAP(TokenAwareAveragePooling):
                 f"must be called as a module; no token may be dropped between it and TAP"
             )
         return self.grid.grids[num_patches]
+
+
+@contextmanager
+def _statistics_left_alone(batch_norm: nn.BatchNorm2d) -> Iterator[None]:
+    """A batch norm that does not count a batch again which it counted in the forward."""
+    # Not track_running_stats: checkpointing demands that the same tensors are saved as in the forward.
+    momentum, counted = batch_norm.momentum, batch_norm.num_batches_tracked
+    before = counted.clone() if counted is not None else None
+    batch_norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        batch_norm.momentum = momentum
+        if counted is not None and before is not None:
+            counted.copy_(before)
 
 
 def attach_tap(

@@ -53,8 +53,8 @@ class TokenAwareAveragePooling(nn.Module):
         super().__init__()
         if dim < 1:
             raise ValueError(f"expected dim of at least 1, got {dim}")
-        if num_branches < 1:
-            raise ValueError(f"expected num_branches of at least 1, got {num_branches}")
+        if not isinstance(num_branches, int) or num_branches < 1:
+            raise ValueError(f"expected num_branches to be an integer of at least 1, got {num_branches}")
         if not temperature > 0:
             raise ValueError(f"expected temperature above 0, got {temperature}")
         if init not in get_args(PoolingInit):

@@ -1,5 +1,7 @@
 """A look at what is attached to a model."""
 
+from collections.abc import Sequence
+
 from torch import nn
 
 from tapadl.attach.capture import SiteListener
@@ -7,11 +9,12 @@ from tapadl.attach.site import Site, select_sites
 from tapadl.attach.tap import AttachedTAP
 
 
-def describe(model: nn.Module) -> None:
+def describe(model: nn.Module, sites: Sequence[Site] | None = None) -> None:
     """Print the attention sites of a model, what is attached to each, and the parameters that TAP added.
 
     Args:
         model: A model that `attach_tap` would take.
+        sites: Its sites, for a model of one's own that was attached to with `sites`.
 
     Raises:
         ValueError: If no site is found.
@@ -26,11 +29,11 @@ def describe(model: nn.Module) -> None:
           1     blocks.1  Attention  4 branches  -
         TAP parameters: 7,064 of 1,275,840 (0.55%)
     """
-    sites = select_sites(model, None, None)
+    chosen = select_sites(model, sites, None)
     rows = [("site", "block", "attention", "TAP", "ADL")]
     rows += [
         (str(index), name, type(site.attention).__name__, _tap_column(site), _adl_column(site))
-        for index, (name, site) in enumerate(sites)
+        for index, (name, site) in enumerate(chosen)
     ]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     total = sum(parameter.numel() for parameter in model.parameters())
@@ -40,7 +43,7 @@ def describe(model: nn.Module) -> None:
         if isinstance(module, AttachedTAP)
         for parameter in module.parameters()
     )
-    print(f"{type(model).__name__}: {len(sites)} attention sites")
+    print(f"{type(model).__name__}: {len(chosen)} attention sites")
     for row in rows:
         print("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     print(f"TAP parameters: {added:,} of {total:,} ({added / total:.2%})")

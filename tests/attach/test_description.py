@@ -1,3 +1,5 @@
+from torch import nn
+
 import tapadl
 
 
@@ -25,3 +27,11 @@ def test_describe_prints_sites_what_is_attached_and_the_parameters_added(make_vi
 def test_describe_says_what_does_not_fit(make_vit, capsys):
     tapadl.describe(make_vit(patch_drop_rate=0.3))
     assert "does not fit: patch dropout leaves no grid" in capsys.readouterr().out
+
+
+def test_describe_takes_the_sites_of_a_model_of_ones_own(capsys):
+    model = nn.TransformerEncoderLayer(8, 2, batch_first=True, norm_first=True)
+    site = tapadl.Site(model, model.self_attn, model.norm1, 0, (2, 3))
+    tapadl.attach_tap(model, sites=[site])
+    tapadl.describe(model, sites=[site])
+    assert "MultiheadAttention  4 branches" in capsys.readouterr().out
