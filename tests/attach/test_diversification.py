@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import math
 
 import pytest
@@ -232,6 +233,89 @@ def test_close_takes_every_hook_off(make_vit, images):
         diversification()
 
 
+def test_an_interrupt_inside_an_attention_leaves_the_loss_in_order(make_vit, images):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    model = make_vit()
+    diversification = tapadl.AttentionDiversificationLoss(model)
+    model(images)
+    want = diversification()
+    hook = model.blocks[1].attn.proj.register_forward_pre_hook(interrupt)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            model(images)
+    hook.remove()
+    (images @ images.mT).softmax(-1)  # not of this model
+    model(images)
+    model(images)
+    assert torch.equal(diversification(), want)
+    assert torch._C._len_torch_function_stack() == 0
+    hook = model.blocks[1].attn.proj.register_forward_pre_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        model(images)
+    diversification.close()
+    assert torch._C._len_torch_function_stack() == 0
+
+
+def test_a_softmax_over_another_axis_is_not_a_map(make_vit, images):
+    model = make_vit()
+    with tapadl.AttentionDiversificationLoss(model, blocks=[0]) as diversification:
+        model.blocks[0].attn.q_norm.register_forward_pre_hook(lambda _m, a: (a[0].softmax(1) * 0 + a[0],))
+        model(images)
+        assert len(diversification.per_layer()) == 1
+
+
+def test_query_that_sees_prefix_tokens_alone_counts_as_zero(make_vit, images):
+    model = make_vit(reg_tokens=2, depth=1)
+    model.blocks[0].attn.fused_attn = False
+    with torch.no_grad():
+        model.blocks[0].attn.qkv.weight.mul_(300)
+    with tapadl.AttentionDiversificationLoss(model, patch_tokens_only=True) as diversification:
+        model(images)
+        loss = diversification()
+        loss.backward()
+    assert loss.isfinite()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+def test_forward_that_calls_neither_model_nor_patch_embedding_replaces_the_last(make_vit, images):
+    model = make_vit()
+    sites = [dataclasses.replace(site, grid=(4, 6)) for site in tapadl.attach.site.find_sites(model)]
+    with tapadl.AttentionDiversificationLoss(model, sites=sites) as diversification:
+        for _ in range(3):
+            model.forward_features(images)
+        assert len(diversification.per_layer()) == 3
+
+
+def test_shared_blocks_are_one_site_that_counts_at_every_call(make_vit, images):
+    model = make_vit()
+    model.blocks[1] = model.blocks[0]
+    tapadl.attach_tap(model)
+    assert len(model.blocks[0].norm1._forward_pre_hooks) == 1
+    with tapadl.AttentionDiversificationLoss(model) as diversification:
+        model(images)
+        assert len(diversification.per_layer()) == 3
+
+
+def test_sites_of_a_wrapper_that_offers_them_are_not_found_twice(make_vit, images, capsys):
+    class Wrapper(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.vit = make_vit()
+
+        def attention_sites(self):
+            return tapadl.attach.timm.sites(self.vit)
+
+        def forward(self, images):
+            return self.vit(images)
+
+    model = tapadl.attach_tap(Wrapper())
+    assert [len(block.norm1._forward_pre_hooks) for block in model.vit.blocks] == [1, 1, 1]
+    tapadl.describe(model)
+    assert "Wrapper: 3 attention sites" in capsys.readouterr().out
+
+
 def test_two_losses_listen_side_by_side(make_vit, images):
     model = make_vit()
     with (
@@ -357,8 +441,11 @@ def test_compiled_model_with_the_loss_outside_the_graph(make_vit, images):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"tau": -1.0}, "tau of at least 0, got -1.0"),
-        ({"tau": math.nan}, "tau of at least 0, got nan"),
+        ({"tau": -1.0}, "tau to be a number of at least 0, got -1.0"),
+        ({"tau": None}, "tau to be a number of at least 0, got None"),
+        ({"blocks": [0.5]}, r"blocks to be a list of whole numbers, .* got \[0.5\]"),
+        ({"sites": ["x"]}, r"sites to hold tapadl.Site, got \['str'\]"),
+        ({"tau": math.nan}, "tau to be a number of at least 0, got nan"),
         ({"impl": "fast"}, "expected impl to be one of auto, .*got 'fast'"),
         ({"blocks": [7]}, "indices of the 3 sites"),
     ],

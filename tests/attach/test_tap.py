@@ -274,6 +274,28 @@ def test_exports_with_a_dynamic_batch(make_vit, images):
     torch.testing.assert_close(exported.module()(batch), model(batch), rtol=1e-4, atol=1e-5)
 
 
+def test_checkpointed_images_of_clashing_shapes_in_one_backward_are_refused(make_vit):
+    model = tapadl.attach_tap(make_vit(dynamic_img_size=True))
+    model.set_grad_checkpointing()
+    wide, tall = torch.randn(2, 3, 16, 48), torch.randn(2, 3, 48, 16)
+    for images in (wide, tall):  # a backward for each is fine
+        model(images).sum().backward()
+    with torch.no_grad():
+        model(wide), model(tall)
+    model(wide).sum().backward()
+    loss = model(wide).sum() + model(tall).sum()
+    with pytest.raises(RuntimeError, match="different shapes with 12 patches in one backward"):
+        loss.backward()
+
+
+def test_tokens_dropped_to_the_count_of_an_earlier_image_are_an_error(make_vit, images):
+    model = tapadl.attach_tap(make_vit(dynamic_img_size=True))
+    model(torch.randn(1, 3, 16, 48))
+    model(images)
+    with pytest.raises(RuntimeError, match="no image with 12 patches"):
+        model.blocks[0](torch.randn(1, 13, 16))
+
+
 def test_autocast_bfloat16(make_vit, images):
     model = tapadl.attach_tap(make_vit()).eval()
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -295,6 +317,11 @@ def test_tokens_without_a_grid_are_an_error(make_vit, images):
         RuntimeError, match=r"blocks.1 got 8 tokens \(1 of them prefix\), but no image with 7"
     ):
         model.blocks[1](torch.randn(1, 8, 16))
+
+
+def test_what_is_no_model_is_refused():
+    with pytest.raises(ValueError, match=r"expected a model \(a torch.nn.Module\), got str"):
+        tapadl.attach_tap("deit_tiny_patch16_224")
 
 
 @pytest.mark.parametrize(
@@ -322,7 +349,7 @@ def test_unknown_block_types_are_refused_by_name():
     [
         ({"num_branches": 0}, "num_branches to be an integer of at least 1, got 0"),
         ({"num_branches": 2.5}, "num_branches to be an integer of at least 1, got 2.5"),
-        ({"blocks": 1}, r"blocks to be a list of indices, such as \[1\], got 1"),
+        ({"blocks": 1}, r"blocks to be a list of whole numbers, .*, got 1"),
         ({"temperature": 0.0}, "temperature above 0, got 0.0"),
         ({"init": "zero"}, "paper, identity, got 'zero'"),
         ({"sites": []}, "at least one tapadl.Site"),

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, _get_current_function_mode
 
 from tapadl.attach.recomputation import recomputing
 from tapadl.attach.site import MeasuredGrid, Site
@@ -59,7 +59,7 @@ class AttentionCapture:
     def __init__(self, model: nn.Module, sites: Sequence[Site], *, without_grad: bool = False) -> None:
         self.is_open = True
         self._without_grad = without_grad
-        self._depth = 0
+        self._inside_model = False
         self._heard: list[list[Captured]] = [[] for _ in sites]
         self._ran = [False for _ in sites]
         entries = {site.grid.module: None for site in sites if isinstance(site.grid, MeasuredGrid)}
@@ -73,8 +73,9 @@ class AttentionCapture:
                 if entry is not model
             ),
         ]
-        for index, site in enumerate(sites):
-            listener = SiteListener(self, index)
+        self._has_entries = bool(entries)
+        self._listeners = [SiteListener(self, index) for index in range(len(sites))]
+        for site, listener in zip(sites, self._listeners, strict=True):
             self._handles += [
                 site.attention.register_forward_pre_hook(listener.enter),
                 site.attention.register_forward_hook(listener.leave, always_call=True, prepend=True),
@@ -90,6 +91,8 @@ class AttentionCapture:
         """Take the hooks off the model."""
         self.is_open = False
         self._forget()
+        for listener in self._listeners:
+            listener.take_off_the_interrupted()
         for handle in self._handles:
             handle.remove()
         self._handles = []
@@ -108,22 +111,29 @@ class AttentionCapture:
             self._ran[index] = False
 
     def _enter_forward(self, _model: nn.Module, _inputs: tuple[Any, ...]) -> None:
-        if self._depth == 0 and self.listens():
+        self._inside_model = True
+        if self.listens():
             self._forget()
-        self._depth += 1
 
     def _leave_forward(self, _model: nn.Module, _inputs: tuple[Any, ...], _output: Any) -> None:
-        self._depth = max(self._depth - 1, 0)
+        self._inside_model = False
 
     def _begin_features(self, _entry: nn.Module, _inputs: tuple[Any, ...]) -> None:
         # forward_features and its like do not call the model as a module; its patch embedding they do.
-        if self._depth == 0 and self.listens():
+        if not self._inside_model and self.listens():
             self._forget()
+
+    def hear(self, index: int) -> list[Captured]:
+        """Where a site puts what it computes in the call that begins."""
+        if self._ran[index] and not (self._inside_model or self._has_entries):
+            self._forget()  # nothing else tells that a forward begins
+        self._ran[index] = True
+        return self._heard[index]
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy (deepcopy, EMA, pickle) has the hooks but hears nothing."""
-        closed: dict[str, Any] = {"is_open": False, "_without_grad": False, "_depth": 0}
-        return closed | {"_heard": [], "_ran": [], "_handles": []}
+        closed: dict[str, Any] = {"is_open": False, "_without_grad": False, "_inside_model": False}
+        return closed | {"_has_entries": False, "_heard": [], "_ran": [], "_handles": [], "_listeners": []}
 
 
 class SiteListener:
@@ -136,16 +146,24 @@ class SiteListener:
 
     def enter(self, _attention: nn.Module, _inputs: tuple[Any, ...]) -> None:
         """Forward pre-hook."""
+        self.take_off_the_interrupted()
         if self.capture.listens():
-            self.capture._ran[self.index] = True
-            mode = _AttentionMode(self.capture._heard[self.index])
+            mode = _AttentionMode(self.capture.hear(self.index))
             mode.__enter__()  # type: ignore[no-untyped-call]
             self.entered.append(mode)
 
     def leave(self, _attention: nn.Module, _inputs: tuple[Any, ...], _output: Any) -> None:
-        """Forward hook, called after an exception too."""
+        """Forward hook, called after an exception too, but not after a KeyboardInterrupt."""
         if self.entered:
             self.entered.pop().__exit__(None, None, None)  # type: ignore[no-untyped-call]
+
+    def take_off_the_interrupted(self) -> None:
+        """Leave what a KeyboardInterrupt did not let it leave."""
+        while self.entered:
+            mode = self.entered.pop()
+            mode.heard = None
+            if _get_current_function_mode() is mode:
+                mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
     def __getstate__(self) -> dict[str, Any]:
         return {"capture": self.capture, "index": self.index, "entered": []}
@@ -157,16 +175,22 @@ SOFTMAXES = (torch.softmax, torch.Tensor.softmax, F.softmax)
 class _AttentionMode(TorchFunctionMode):
     def __init__(self, heard: list[Captured]) -> None:
         super().__init__()
-        self.heard = heard
+        self.heard: list[Captured] | None = heard  # None: its call was interrupted
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         output = func(*args, **kwargs)
+        if self.heard is None:
+            return output
         if func is F.scaled_dot_product_attention and output.ndim == 4:
             self.heard.append(_query_key(*args, **kwargs))
-        elif func in SOFTMAXES and output.ndim == 4:
+        elif func in SOFTMAXES and output.ndim == 4 and _dim(*args, **kwargs) in (-1, 3):
             self.heard.append(StoredMap(output))
         return output
+
+
+def _dim(_scores: torch.Tensor, dim: int | None = None, *_: Any, **__: Any) -> int | None:
+    return dim
 
 
 def _query_key(

@@ -57,13 +57,15 @@ class AttentionDiversificationLoss:
         sites: Sequence[Site] | None = None,
         patch_tokens_only: bool = False,
     ) -> None:
-        if not tau >= 0:
-            raise ValueError(f"expected tau of at least 0, got {tau}")
+        if not isinstance(tau, int | float) or not tau >= 0:
+            raise ValueError(f"expected tau to be a number of at least 0, got {tau}")
         if impl not in get_args(DiversificationImpl):
             raise ValueError(
                 f"expected impl to be one of {', '.join(get_args(DiversificationImpl))}, got {impl!r}"
             )
-        chosen = select_sites(model, sites, blocks)
+        # An attention that several blocks share is heard once a call, not once a block and call.
+        by_attention = {site.attention: (name, site) for name, site in select_sites(model, sites, blocks)}
+        chosen = list(by_attention.values())
         for name, site in chosen:
             if site.refuses_adl:
                 raise ValueError(f"ADL has no meaning at {name}: {site.refuses_adl}")
@@ -140,7 +142,9 @@ class AttentionDiversificationLoss:
             )
         attention = call.attention[:, :, first:, first:]
         if first:
-            attention = attention / attention.sum(dim=-1, keepdim=True)
+            # A query that looks at prefix tokens alone is left with attention 0, as if it were masked.
+            rest = attention.sum(dim=-1, keepdim=True)
+            attention = attention / rest.clamp_min(torch.finfo(attention.dtype).tiny)
         return attention_diversification_from_map(attention, tau=self.tau)
 
 

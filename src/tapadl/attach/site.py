@@ -59,7 +59,8 @@ def find_sites(model: nn.Module) -> list[Site]:
     Raises:
         ValueError: If no part of the model is known; says what was looked for.
     """
-    sites = [site for part in model.modules() for site in _sites_of_part(part)]
+    # A block that a model runs twice (shared weights) is one site.
+    sites = list({(site.block, site.attention, site.norm): site for site in _sites_in(model)}.values())
     if not sites:
         raise ValueError(
             f"found no attention to work on in {type(model).__module__}.{type(model).__qualname__}: "
@@ -73,12 +74,14 @@ def select_sites(
     model: nn.Module, sites: Sequence[Site] | None, blocks: Sequence[int] | None
 ) -> list[tuple[str, Site]]:
     """The chosen sites, each with the name of its block for messages."""
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"expected a model (a torch.nn.Module), got {type(model).__name__}")
     found = list(sites) if sites is not None else find_sites(model)
+    if not all(isinstance(site, Site) for site in found):
+        raise ValueError(f"expected sites to hold tapadl.Site, got {[type(site).__name__ for site in found]}")
     if not found:
         raise ValueError("expected at least one tapadl.Site in sites, got none")
-    if isinstance(blocks, int):
-        raise ValueError(f"expected blocks to be a list of indices, such as [{blocks}], got {blocks}")
-    for index in blocks if blocks is not None else ():
+    for index in _checked_list(blocks):
         if not -len(found) <= index < len(found):
             raise ValueError(
                 f"expected blocks to hold indices of the {len(found)} sites of {type(model).__name__}, "
@@ -104,7 +107,20 @@ def select_sites(
     ]
 
 
-def _sites_of_part(part: nn.Module) -> list[Site]:
+def _checked_list(blocks: Sequence[int] | None) -> Sequence[int]:
+    if blocks is None:
+        return ()
+    if not isinstance(blocks, Sequence) or not all(isinstance(index, int) for index in blocks):
+        raise ValueError(f"expected blocks to be a list of whole numbers, such as [0, -1], got {blocks!r}")
+    return blocks
+
+
+def _sites_in(part: nn.Module) -> list[Site]:
+    """The sites of the outermost parts that know theirs."""
+    return _own_sites(part) or [site for child in part.children() for site in _sites_in(child)]
+
+
+def _own_sites(part: nn.Module) -> list[Site]:
     own = getattr(part, "attention_sites", None)
     if callable(own):
         return cast(list[Site], own())
