@@ -411,7 +411,9 @@ def test_sites_can_be_given_with_a_fixed_grid(images):
 def test_a_site_from_elsewhere_is_refused():
     model = OwnModel()
     site = tapadl.Site(model.block, model.block.attention, nn.LayerNorm(8), 0, (4, 6))
-    with pytest.raises(ValueError, match=r"norm of site 0 to be a part of OwnModel, got a LayerNorm"):
+    with pytest.raises(
+        ValueError, match=r"norm of the site at block to be a part of OwnModel, got a LayerNorm"
+    ):
         tapadl.attach_tap(model, sites=[site])
 
 

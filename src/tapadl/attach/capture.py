@@ -163,7 +163,7 @@ class SiteListener:
             mode = self.entered.pop()
             mode.heard = None
             if _get_current_function_mode() is mode:
-                mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+                mode.__exit__(None, None, None)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"capture": self.capture, "index": self.index, "entered": []}

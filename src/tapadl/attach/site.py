@@ -92,12 +92,11 @@ def select_sites(
     chosen = range(len(found)) if blocks is None else sorted({index % len(found) for index in blocks})
     names = {id(module): name for name, module in model.named_modules()}
     for index, site in enumerate(found):
-        for role in ("block", "attention", "norm"):
-            if id(getattr(site, role)) not in names:
-                raise ValueError(
-                    f"expected the {role} of site {index} to be a part of {type(model).__name__}, got a "
-                    f"{type(getattr(site, role)).__name__} from elsewhere"
-                )
+        if id(site.block) not in names or id(site.attention) not in names:
+            raise ValueError(
+                f"expected block and attention of site {index} to be parts of {type(model).__name__}, got a "
+                f"{type(site.block).__name__} and a {type(site.attention).__name__}"
+            )
     return [
         (
             names.get(id(found[index].block)) or f"site {index} ({type(found[index].block).__name__})",

@@ -17,9 +17,9 @@ Model = TypeVar("Model", bound=nn.Module)
 class GridRecorder:
     """Remembers the grid of the images going through a patch embedding, for the blocks behind it.
 
-    Blocks computed again in a backward pass (gradient checkpointing) may belong to an earlier forward than the
-    last, so grids are kept by their number of patches; two shapes of one number (8 x 4 and 4 x 8) in forwards
-    that wait for one backward cannot be told apart there, which is an error.
+    Blocks computed again in a backward pass (gradient checkpointing) may belong to an earlier forward than
+    the last, so grids are kept by their number of patches; two shapes of one number (8 x 4 and 4 x 8) in
+    forwards that wait for one backward cannot be told apart there, which is an error.
     """
 
     def __init__(self, measure: GridMeasure) -> None:
@@ -162,7 +162,7 @@ def attach_tap(
     """
     options = {"num_branches": num_branches, "temperature": temperature, "init": init}
     chosen = select_sites(model, sites, blocks)
-    _check(chosen, options)
+    _check(model, chosen, options)
     recorders: dict[nn.Module, GridRecorder] = {}
     added: list[tuple[Site, AttachedTAP]] = []
     for name, site in chosen:
@@ -209,8 +209,14 @@ def _tap_of(block: nn.Module) -> AttachedTAP | None:
     return tap if isinstance(tap, AttachedTAP) else None
 
 
-def _check(chosen: list[tuple[str, Site]], options: dict[str, Any]) -> None:
+def _check(model: nn.Module, chosen: list[tuple[str, Site]], options: dict[str, Any]) -> None:
+    parts = set(model.modules())
     for name, site in chosen:
+        if site.norm not in parts:
+            raise ValueError(
+                f"expected the norm of the site at {name} to be a part of {type(model).__name__}, "
+                f"got a {type(site.norm).__name__} from elsewhere"
+            )
         if site.refuses_tap:
             raise ValueError(f"TAP does not fit {name}: {site.refuses_tap}")
         tap = _tap_of(site.block)
