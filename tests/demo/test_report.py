@@ -1,3 +1,4 @@
+import html
 import json
 import re
 from html.parser import HTMLParser
@@ -236,6 +237,61 @@ def test_headline_reports_what_came_out(errors, seeds, sentence):
     runs += [make_run("tap+adl", seed, errors=errors) for seed in seeds]
 
     assert sentence in squeezed(Page(render_report(make_results(runs), None)).text)
+
+
+def quick_results(*, steps: int) -> dict:
+    run = {**make_results([make_run("plain", 0)])["runs"][0], "steps": steps}
+    settings = {"training": {"batch_size": 50}, "counts": {"train": 4000}}
+    return {**make_results([make_run("plain", 0)]), "runs": [run], "settings": settings}
+
+
+def test_short_training_is_called_a_check_and_a_whole_one_is_not():
+    banner = "Quick run: 80 steps on 4,000 images: a check that everything works, not a result."
+
+    assert banner in squeezed(Page(render_report(quick_results(steps=80), None)).text)
+    assert "Quick run" not in render_report(quick_results(steps=400), None)
+
+
+def test_bars_are_drawn_on_a_scale_to_100_percent():
+    runs = [make_run("plain", 0, errors=60), make_run("tap+adl", 0, errors=45)]
+
+    page = render_report(make_results(runs), None)
+
+    assert re.findall(r'class="fill v\d" style="width:([\d.]+)%', page)[-2:] == ["60.0", "45.0"]
+    assert "100 %" in page
+
+
+def test_spread_is_explained_only_where_there_is_one():
+    single, several = (
+        squeezed(Page(render_report(make_results([make_run("plain", s) for s in seeds]), None)).text)
+        for seeds in ((0,), (0, 1))
+    )
+
+    assert "±" not in single
+    assert "± is the spread over training seeds" in several
+
+
+def test_page_says_that_adl_need_not_lower_the_overlap_where_adl_was_trained(attention):
+    plain = make_run("plain", 0, attention["plain"])
+    robust = make_run("tap+adl", 0, attention["tap+adl"])
+
+    without, both = (
+        squeezed(Page(render_report(make_results(runs), None)).text) for runs in ([plain], [plain, robust])
+    )
+
+    for text in (without, both):
+        assert "prove nothing" in text
+    assert "need not lower the overlap in every layer" in both
+    assert "need not lower" not in without
+
+
+def test_code_on_the_page_runs(full_page):
+    code = html.unescape(re.search(r'<code id="snippet">(.*?)</code>', full_page, re.DOTALL)[1])
+    names: dict = {}
+
+    exec(code, names)
+
+    assert names["loss"].isfinite()
 
 
 def test_hostile_strings_stay_text(examples):

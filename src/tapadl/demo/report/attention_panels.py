@@ -8,7 +8,7 @@ import torch
 from markupsafe import Markup
 
 from tapadl.demo.attention import AttentionExample, Look
-from tapadl.demo.report.charts import Frame, Line, line_chart, nice_range
+from tapadl.demo.report.charts import Frame, Line, line_chart, nice_axis
 from tapadl.demo.report.findings import Estimate, Findings, corruption_label, variant_label
 from tapadl.demo.report.pictures import heat_uri, image_uri
 from tapadl.diagnostics import received_attention
@@ -238,7 +238,7 @@ def _layer_frame(lines: Sequence[Line], title: str) -> Frame:
         alt=f"{title} over the layers; the numbers are in the table below.",
         x_range=(0.6, num_layers + 0.4),
         x_ticks=[(layer, str(layer)) for layer in range(1, num_layers + 1)],
-        y_range=nice_range(min(ends), max(ends)),
+        y_ticks=nice_axis(min(ends), max(ends)),
         x_name="layer",
     )
 

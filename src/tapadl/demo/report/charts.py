@@ -36,7 +36,7 @@ class Frame:
         alt: What the chart shows, for those who do not see it.
         x_range: Values at the left and right edge.
         x_ticks: Values and labels below.
-        y_range: Values at the bottom and the top.
+        y_ticks: Values labelled at the left, from the bottom edge to the top edge; see `nice_axis`.
         unit: Written behind numbers, such as "%".
         x_name: What the labels below count, for the tooltip.
         width: Of the whole picture.
@@ -47,7 +47,7 @@ class Frame:
     alt: str
     x_range: tuple[float, float]
     x_ticks: Sequence[tuple[float, str]]
-    y_range: tuple[float, float]
+    y_ticks: Sequence[float]
     unit: str = ""
     x_name: str = ""
     width: int = 340
@@ -66,7 +66,7 @@ class Frame:
 
     def y(self, value: float) -> float:
         """Position of a value along the height."""
-        low, high = self.y_range
+        low, high = self.y_ticks[0], self.y_ticks[-1]
         return (
             self.height - self.bottom - (value - low) / (high - low) * (self.height - self.top - self.bottom)
         )
@@ -74,8 +74,7 @@ class Frame:
 
 def line_chart(lines: Sequence[Line], frame: Frame) -> Markup:
     """Lines with their bands over a grid, as an SVG element."""
-    ticks = nice_ticks(*frame.y_range, count=4)
-    parts = [_gridline(frame, value, tick_text(value, ticks, frame.unit)) for value in ticks]
+    parts = [_gridline(frame, value, tick_text(value, frame.y_ticks, frame.unit)) for value in frame.y_ticks]
     parts += [
         Markup('<text class="tick" x="{:.1f}" y="{}" text-anchor="middle">{}</text>').format(
             frame.x(value), frame.height - 5, label
@@ -115,10 +114,12 @@ def dot_chart(
 ) -> DotChart:
     """A dot chart of rows (label, values), each value a (variant, style, mean, spread or None)."""
     values = [value for _, row in rows for value in row]
-    low, high = nice_range(
+    ticks = nice_axis(
         min(mean - (spread or 0) for _, _, mean, spread in values),
         max(mean + (spread or 0) for _, _, mean, spread in values),
+        count=5,
     )
+    low, high = ticks[0], ticks[-1]
 
     def position(value: float) -> float:
         return 100 * (value - low) / (high - low)
@@ -127,23 +128,22 @@ def dot_chart(
         ends = None if spread is None else (position(mean - spread), position(mean + spread))
         return Dot(style, f"{variant}, {row}: {_with_spread(mean, spread, unit)}", position(mean), ends)
 
-    ticks = nice_ticks(low, high, count=5)
     return DotChart(
         rows=tuple((label, tuple(dot(label, *value) for value in row)) for label, row in rows),
         ticks=tuple((position(value), tick_text(value, ticks, unit)) for value in ticks),
     )
 
 
-def nice_range(low: float, high: float) -> tuple[float, float]:
-    """The range widened to round numbers, never empty.
+def nice_axis(low: float, high: float, *, count: int = 4) -> list[float]:
+    """About `count` equal steps between round numbers, from `low` or below to `high` or above.
 
     Example:
-        >>> nice_range(12.3, 38.9)
-        (10.0, 40.0)
+        >>> nice_axis(12.3, 38.9)
+        [10.0, 20.0, 30.0, 40.0]
     """
-    step = _nice_step(max(high - low, 1e-3 * max(abs(high), 1.0)) / 8)
-    start, stop = math.floor(low / step) * step, math.ceil(high / step) * step
-    return round(start, 10), round(stop if stop > start else start + step, 10)
+    step = _nice_step(max(high - low, 1e-3 * max(abs(high), 1.0)) / count)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(index * step, 10) for index in range(first, max(last, first + 1) + 1)]
 
 
 def nice_ticks(low: float, high: float, *, count: int) -> list[float]:
@@ -166,7 +166,7 @@ def tick_text(value: float, ticks: Sequence[float], unit: str) -> str:
 
 def _nice_step(step: float) -> float:
     power = 10.0 ** math.floor(math.log10(step))
-    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= step * (1 - 1e-9))
+    return next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= step * (1 - 1e-9))
 
 
 def _svg(alt: str, width: int, height: int, parts: Sequence[Markup]) -> Markup:

@@ -24,6 +24,8 @@ METRIC_LABELS = {
     "digital": "Digital",
 }
 GROUPS = ("noise", "blur", "weather", "digital")
+# Images seen in training, repeats counted, from which on a demo says something: the built-in ones once.
+ENOUGH_IMAGES = 20_000
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,20 @@ class Findings:
         """The errors that were measured."""
         present = {name for run in self.results["runs"] for name in _errors_of(run)}
         return [name for name in METRIC_LABELS if name in present]
+
+    @property
+    def quick_note(self) -> str | None:
+        """What to say of models that saw fewer images than one pass over the built-in ones, or None."""
+        settings = self.results.get("settings", {})
+        batch_size = settings.get("training", {}).get("batch_size")
+        images = settings.get("counts", {}).get("train")
+        steps = min(run["steps"] for run in self.results["runs"])
+        # one batch more: what is left of an epoch after full batches is not shown
+        if batch_size is None or images is None or (steps + 1) * batch_size > ENOUGH_IMAGES:
+            return None
+        return (
+            f"Quick run: {steps:,} steps on {images:,} images: a check that everything works, not a result."
+        )
 
     def runs(self, variant: str) -> list[Mapping[str, Any]]:
         """All runs of a variant."""

@@ -12,7 +12,7 @@ from tapadl.data.atomic import write_atomically
 from tapadl.demo.attention import AttentionExample, CorruptionSample, ReportExamples
 from tapadl.demo.report import findings as words
 from tapadl.demo.report.attention_panels import attention_panel, attention_plots, attention_tables
-from tapadl.demo.report.charts import DotChart, Frame, Line, dot_chart, line_chart, nice_range, nice_ticks
+from tapadl.demo.report.charts import DotChart, Frame, Line, dot_chart, line_chart, nice_axis, nice_ticks
 from tapadl.demo.report.findings import BASELINE, Estimate, Findings, corruption_label, variant_label
 from tapadl.demo.report.pictures import colour_stops, sheet_uri
 
@@ -82,7 +82,7 @@ class Tile:
     """One comparison in the headline: errors of a few variants, their difference, what it allows to say."""
 
     title: str
-    bars: tuple[tuple[str, Estimate, float], ...]
+    bars: tuple[tuple[str, Estimate], ...]
     difference: Estimate | None
     verdict: str
 
@@ -117,6 +117,7 @@ def _content(findings: Findings, examples: ReportExamples) -> dict[str, Any]:
         "num_layers": _num_layers(examples.attention),
         "colour_stops": colour_stops() if examples.attention else (),
         "plots": attention_plots(findings, style_of),
+        "with_adl": any("adl" in variant for variant in findings.variants),
         "attention_tables": attention_tables(findings),
         "attention_setup": next((run["attention"] for run in results["runs"] if run.get("attention")), None),
         "training_chart": _training_chart(findings),
@@ -141,14 +142,13 @@ def _compared(findings: Findings) -> list[str]:
 def _tile(findings: Findings, shown: Sequence[str], metric: str) -> Tile:
     found = [(variant, findings.error(variant, metric)) for variant in shown]
     known = [(variant, value) for variant, value in found if value is not None]
-    highest = max((value.mean for _, value in known), default=0.0) or 1.0
     difference = findings.difference(shown[1], metric) if len(shown) > 1 else None
     return Tile(
         title={
             "mean_corruption_error": "Errors on corrupted images",
             "clean_error": "Errors on clean images",
         }[metric],
-        bars=tuple((variant, value, value.mean / highest) for variant, value in known),
+        bars=tuple(known),
         difference=difference,
         verdict=words.verdict(difference),
     )
@@ -170,16 +170,10 @@ def _dots(findings: Findings) -> DotChart:
 def _cards(findings: Findings, samples: Sequence[CorruptionSample]) -> list[CorruptionCard]:
     by_name = {sample.corruption: sample for sample in samples}
     cells = findings.cells_of_corruptions()
-    curves = {name: _severity_lines(findings, name, severities) for name, severities in cells.items()}
-    ends = [
-        mean + sign * spread
-        for lines in curves.values()
-        for line in lines
-        for mean, spread in zip(line.means, line.spreads or [0.0] * len(line.means), strict=True)
-        for sign in (-1, 1)
+    return [
+        _card(name, severities, _severity_lines(findings, name, severities), by_name.get(name))
+        for name, severities in cells.items()
     ]
-    y_range = nice_range(max(0.0, min(ends, default=0.0)), max(ends, default=1.0))
-    return [_card(name, cells[name], lines, y_range, by_name.get(name)) for name, lines in curves.items()]
 
 
 def _severity_lines(findings: Findings, name: str, severities: Sequence[int]) -> list[Line]:
@@ -205,16 +199,23 @@ def _card(
     name: str,
     severities: Sequence[int],
     lines: Sequence[Line],
-    y_range: tuple[float, float],
     sample: CorruptionSample | None,
 ) -> CorruptionCard:
     label = corruption_label(name)
+    highest = max(
+        (
+            mean + spread
+            for line in lines
+            for mean, spread in zip(line.means, line.spreads or [0.0] * len(line.means), strict=True)
+        ),
+        default=1.0,
+    )
     ticks = [(0.0, "clean"), *((float(place), str(s)) for place, s in enumerate(severities, start=1))]
     frame = Frame(
         alt=f"Error against severity under {label}, one line a variant.",
         x_range=(-0.5, len(severities) + 0.5),
         x_ticks=ticks,
-        y_range=y_range,
+        y_ticks=nice_axis(0.0, highest),
         unit="%",
         x_name="severity",
         height=185,
@@ -268,10 +269,10 @@ def _training_chart(findings: Findings) -> Markup | None:
     frame = Frame(
         alt="Training loss against optimizer steps, one line a variant.",
         x_range=(0, last),
-        x_ticks=[(step, f"{step:,.0f}") for step in nice_ticks(0, last, count=5)[1:]],
-        y_range=nice_range(low, high),
-        width=760,
-        height=240,
+        x_ticks=[(step, f"{step:,.0f}") for step in nice_ticks(0, last, count=7)[1:]],
+        y_ticks=nice_axis(low, high, count=6),
+        width=900,
+        height=260,
         dots=False,
     )
     return line_chart(lines, frame)
