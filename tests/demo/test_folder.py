@@ -36,7 +36,10 @@ def test_same_unfinished_job_goes_on(tmp_path):
     ("prepare", "problem"),
     [
         (lambda path: (path / "holiday.jpg").write_bytes(b""), "holds other files"),
-        (lambda path: [open_again(path), (path / "results.json").write_bytes(b"")], "holds a finished demo"),
+        (
+            lambda path: [open_again(path), (path / "results.json").write_bytes(b"")],
+            r"holds a finished demo \(its page is .*report\.html\)",
+        ),
         (lambda path: open_again(path, dataclasses.replace(SETTINGS, seeds=2)), "differs in settings seeds"),
         (lambda path: open_again(path, versions={"torch": "1"}), "differs in versions torch"),
     ],

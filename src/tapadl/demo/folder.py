@@ -112,7 +112,10 @@ def _check_same_job(path: Path, job: dict[str, Any]) -> None:
     if not (path / JOB).exists():
         raise FileExistsError(f"expected an empty folder, but {path} holds other files; {advice}")
     if (path / RESULTS).exists():
-        raise FileExistsError(f"expected an empty folder, but {path} holds a finished demo; {advice}")
+        raise FileExistsError(
+            f"expected an empty folder, but {path} holds a finished demo (its page is "
+            f"{path / REPORT}); {advice}"
+        )
     found = load_json(path / JOB)
     differing = [
         f"{part} {name}"
