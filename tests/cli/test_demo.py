@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 
 import pytest
 
@@ -67,6 +68,22 @@ def test_unknown_flag_ends_the_process_with_code_2():
     assert one_sentence(ended.stderr)
 
 
+def test_version_is_that_of_the_package(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"tapadl {version('tapadl')}\n"
+
+
+@pytest.mark.parametrize("columns", ["80", "200"])
+@pytest.mark.parametrize("words", [["--help"], ["demo", "--help"]])
+def test_help_fits_into_80_columns(words, columns, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", columns)
+    with pytest.raises(SystemExit):
+        main(words)
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+
+
 def test_help_teaches(capsys):
     with pytest.raises(SystemExit) as ended:
         main(["demo", "--help"])
@@ -81,6 +98,10 @@ def test_tiny_demo_writes_results_then_refuses_then_overwrites(tmp_path):
     ended = tapadl("demo", *TINY, "--out", out)
     assert ended.returncode == 0, ended.stderr
     assert "corrupted" in ended.stdout
+    *_, note, weights, page = ended.stdout.splitlines()
+    assert note == "Quick run: 3 steps on 60 images: a check that everything works, not a result."
+    assert weights == f"results and weights: {out}"
+    assert page == f"page: {out / 'report.html'}"
     results = json.loads((out / "results.json").read_text())
     assert results["command"] == "tapadl demo " + " ".join(TINY)
     assert {run["variant"] for run in results["runs"]} == {"plain", "tap+adl"}
@@ -88,7 +109,8 @@ def test_tiny_demo_writes_results_then_refuses_then_overwrites(tmp_path):
 
     ended = tapadl("demo", *TINY, "--out", out)
     assert ended.returncode == 2
-    assert "holds a finished demo; name another folder, or pass --overwrite" in ended.stderr
+    assert "holds a finished demo (its page is" in ended.stderr
+    assert f"{out / 'report.html'}); name another folder, or pass --overwrite" in ended.stderr
     assert one_sentence(ended.stderr)
 
     ended = tapadl("demo", *TINY, "--variants", "plain", "--out", out, "--overwrite")

@@ -2,11 +2,23 @@
 
 import argparse
 import os
+import shutil
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from typing import NoReturn
 
 from tapadl.cli import demo
+
+# What a terminal has room for at the least; longer lines read worse where it has more.
+_WIDTH = 80
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Texts as they are written, and help in lines of at most 80 columns."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=min(_WIDTH, shutil.get_terminal_size().columns))
 
 
 class _Parser(argparse.ArgumentParser):
@@ -23,11 +35,13 @@ def build_parser() -> "_Parser":
     """The parser of all commands."""
     parser = _Parser(
         prog="tapadl",
-        description="Robust vision transformers with token-aware average pooling (TAP) and the attention "
-        "diversification loss (ADL).",
+        description="Robust vision transformers with token-aware average pooling (TAP) and the\n"
+        "attention diversification loss (ADL).",
+        formatter_class=_HelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"tapadl {version('tapadl')}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    demo.add_command(commands)
+    demo.add_command(commands, _HelpFormatter)
     return parser
 
 

@@ -14,40 +14,48 @@ from tapadl.training.config import TrainingConfig
 if TYPE_CHECKING:
     from typing import Any
 
+    from rich.console import Console
+
     Commands = argparse._SubParsersAction[Any]
 
 _DESCRIPTION = """\
-Train a small vision transformer plain and with TAP and ADL on built-in images, corrupt the test images in
-twelve ways and five severities, and compare. Takes a few minutes on two cores; needs no GPU and no network.
+Train a small vision transformer plain and with TAP and ADL on built-in images,
+corrupt the test images in twelve ways and five severities, and compare. Takes a
+few minutes on two cores; needs no GPU and no network.
 
 variants:
   plain             the transformer as it is
-  tap               with token-aware average pooling in front of every attention
+  tap               with token-aware average pooling before every attention
   adl               trained with the attention diversification loss
   tap+adl           both
-  plain-equal-time  plain, trained for as many steps as fit into the training time of tap+adl
+  plain-equal-time  plain, for as many steps as fit into the time of tap+adl
 """
 
 _EPILOG = """\
 examples:
-  tapadl demo                                             plain against tap+adl, into a new folder under runs/
-  tapadl demo --quick                                     the same in less than a minute, to see that it works
-  tapadl demo --seeds 3 --variants plain tap adl tap+adl  the ablation with mean and spread
-  tapadl demo --data full --data-root FOLDER              all of Fashion-MNIST
+  plain against tap+adl, into a new folder under runs/:
+    tapadl demo
+  the same in about a minute, to see that it works:
+    tapadl demo --quick
+  the ablation with mean and spread:
+    tapadl demo --seeds 3 --variants plain tap adl tap+adl
+  all of Fashion-MNIST:
+    tapadl demo --data full --data-root DIR
 
-A demo that was stopped goes on where it was: give the same command with its folder as --out.
-The folder holds results.json, report.html and the trained weights (model_VARIANT_seedN.safetensors).
+A demo that was stopped goes on where it was: give the same command with its
+folder as --out. The folder holds results.json, report.html and the trained
+weights (model_VARIANT_seedN.safetensors).
 """
 
 
-def add_command(commands: "Commands") -> None:
+def add_command(commands: "Commands", formatter: type[argparse.HelpFormatter]) -> None:
     """Add `demo` to the commands of the parser."""
     parser = commands.add_parser(
         "demo",
         help="train plain and robust models on built-in images, corrupt, compare",
         description=_DESCRIPTION,
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=formatter,
     )
     defaults, training = DemoSettings(), TrainingConfig()
     what = parser.add_argument_group("what is compared")
@@ -57,9 +65,11 @@ def add_command(commands: "Commands") -> None:
     )  # fmt: skip
     what.add_argument("--seeds", type=int, default=1, metavar="N", help="train each N times (default: 1)")
     what.add_argument(
-        "--first-seed", type=int, default=0, metavar="K", help="first of the seeds (default: 0)"
+        "--first-seed", type=int, default=0, metavar="N", help="first of the seeds (default: 0)"
     )
-    what.add_argument("--quick", action="store_true", help="fewer images, one epoch, three severities")
+    what.add_argument(
+        "--quick", action="store_true", help="fewer images, one epoch, three severities: about a minute"
+    )
 
     data = parser.add_argument_group("images")
     data.add_argument(
@@ -87,7 +97,7 @@ def add_command(commands: "Commands") -> None:
         "--severities",
         nargs="+",
         type=int,
-        metavar="S",
+        metavar="N",
         default=None,
         help="only these, out of 1 to 5 (default: all)",
     )
@@ -104,10 +114,13 @@ def add_command(commands: "Commands") -> None:
     ):
         value = getattr(training, name)
         learn.add_argument(
-            f"--{name.replace('_', '-')}", type=type(value), metavar="X", help=f"{meaning} (default: {value})"
+            f"--{name.replace('_', '-')}",
+            type=type(value),
+            metavar="N" if isinstance(value, int) else "X",
+            help=f"{meaning} (default: {value})",
         )
     learn.add_argument(
-        "--num-branches", type=int, metavar="K", help=f"of TAP (default: {defaults.model.num_branches})"
+        "--num-branches", type=int, metavar="N", help=f"of TAP (default: {defaults.model.num_branches})"
     )
 
     where = parser.add_argument_group("where")
@@ -115,7 +128,7 @@ def add_command(commands: "Commands") -> None:
         "--out", type=Path, metavar="DIR", help="folder for the results (default: a new one in runs/)"
     )
     where.add_argument("--overwrite", action="store_true", help="replace an earlier demo in --out")
-    where.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
+    where.add_argument("--device", default="cpu", metavar="NAME", help="cpu, cuda, ... (default: cpu)")
     where.add_argument(
         "--processes", type=int, metavar="N",
         help="runs side by side, one thread each (default: one a core, at most 4; 1 on a GPU)",
@@ -136,6 +149,7 @@ def run(arguments: argparse.Namespace) -> int:
     from tapadl.cli.tables import demo_table
     from tapadl.demo.folder import open_folder
     from tapadl.demo.provenance import versions
+    from tapadl.demo.report.findings import Findings
     from tapadl.demo.run import check_settings, run_demo
 
     # A model this small is hardly faster on several threads; several runs side by side are.
@@ -150,7 +164,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not console.is_terminal:
         console = Console(width=120)
     if folder.continued:
-        console.print(f"going on with the unfinished demo in {folder.path}", highlight=False)
+        _say(console, f"going on with the unfinished demo in {folder.path}")
     with DemoBars(console) as bars:
         outcome = run_demo(
             settings,
@@ -162,9 +176,16 @@ def run(arguments: argparse.Namespace) -> int:
             processes=processes,
         )
     console.print(demo_table(outcome.result))
-    console.print(f"results, weights: {folder.path}", highlight=False)
-    console.print(f"the page to look at: {folder.report}", highlight=False)
+    if note := Findings(outcome.result.to_json()).quick_note:
+        _say(console, note)
+    _say(console, f"results and weights: {folder.path}")
+    _say(console, f"page: {folder.report}")
     return 0
+
+
+def _say(console: "Console", text: str) -> None:
+    # a folder's name is to be copied: never wrapped, never read as markup
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def settings_from(arguments: argparse.Namespace) -> DemoSettings:

@@ -61,7 +61,7 @@ class DemoBars:
 
     def tell(self, text: str) -> None:
         """A sentence for the reader, above the bars."""
-        self._console.print(text, highlight=False)
+        self._console.print(text, highlight=False, soft_wrap=True)
 
     def __enter__(self) -> Self:
         self._progress.start()

@@ -1,5 +1,6 @@
 """Results as tables for the terminal."""
 
+from rich import box
 from rich.table import Table
 
 from tapadl.evaluation.result import BASELINE, GROUPS, DemoResult
@@ -14,15 +15,19 @@ Statistics = dict[str, dict[str, float | None]]
 
 
 def demo_table(result: DemoResult) -> Table:
-    """Error in percent by variant: clean, mean over corruptions, by group; mean and spread over seeds.
+    """Error in percent by variant: clean, mean over corruptions, by group; spread over seeds below it.
 
-    Below stand the differences to plain with the same seed.
+    Then the differences to plain with the same seed. The table fits into 80 columns.
     """
     num_seeds = len({run.seed for run in result.runs})
     part = result.settings["evaluate_on"]
     table = Table(
         title=f"Error in percent on {part} images, lower is better",
-        caption=f"mean ± standard deviation of {num_seeds} seeds" if num_seeds > 1 else "one seed: no spread",
+        caption=f"mean, below it the standard deviation over {num_seeds} seeds"
+        if num_seeds > 1
+        else "one seed: no spread",
+        box=box.SIMPLE_HEAD,
+        padding=0,
     )
     table.add_column("variant")
     present = [metric for metric in _COLUMNS if metric in result.runs[0].metrics]
@@ -33,9 +38,11 @@ def demo_table(result: DemoResult) -> Table:
         seconds = statistics["training_seconds"]["mean"] or 0.0
         table.add_row(variant, *(_percent(statistics, metric) for metric in present), f"{seconds:.0f} s")
     table.add_section()
+    if result.paired:
+        table.add_row(f"minus {BASELINE}:")
     for variant, statistics in result.paired.items():
         cells = (_percent(statistics, metric, sign="+") for metric in present)
-        table.add_row(f"{variant} - {BASELINE}", *cells, "")
+        table.add_row(variant, *cells)
     return table
 
 
@@ -43,4 +50,4 @@ def _percent(statistics: Statistics, metric: str, sign: str = "") -> str:
     mean, spread = statistics[metric]["mean"], statistics[metric]["std"]
     assert mean is not None
     shown = f"{100 * mean:{sign}.1f}"
-    return shown if spread is None else f"{shown} ± {100 * spread:.1f}"
+    return shown if spread is None else f"{shown}\n±{100 * spread:.1f}"

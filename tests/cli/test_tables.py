@@ -1,0 +1,42 @@
+from rich.console import Console
+
+from tapadl.cli.tables import demo_table
+from tapadl.evaluation.result import CellResult, DemoResult, RunResult
+
+VARIANTS = ("plain", "tap", "adl", "tap+adl", "plain-equal-time")
+CORRUPTIONS = ("gaussian_noise", "defocus_blur", "fog", "pixelate")
+
+
+def make_result(seeds) -> DemoResult:
+    runs = []
+    for place, variant in enumerate(VARIANTS):
+        for seed in seeds:
+            cells = [CellResult("clean", 0, 400 - 10 * place + seed, 1000)]
+            cells += [CellResult(name, 3, 900 - 30 * place + 9 * seed, 1000) for name in CORRUPTIONS]
+            runs.append(RunResult(variant, seed, 138_890, 4.0, 1600, 1234.5, 0.04, "ab", 0.2, tuple(cells)))
+    return DemoResult("", "", {}, {}, {"evaluate_on": "test"}, {}, tuple(runs))
+
+
+def lines_of(result: DemoResult) -> list[str]:
+    console = Console(width=80)
+    with console.capture() as captured:
+        console.print(demo_table(result))
+    return [line.rstrip() for line in captured.get().splitlines()]
+
+
+def test_table_of_several_seeds_fits_into_80_columns_without_folding():
+    lines = lines_of(make_result((0, 1)))
+
+    assert all(len(line) <= 80 for line in lines)
+    assert not any("…" in line for line in lines)
+    # a mean and a spread for every variant, and again for every difference
+    assert len([line for line in lines if line.lstrip().startswith(VARIANTS)]) == 2 * len(VARIANTS) - 1
+    assert len([line for line in lines if line.lstrip().startswith("±")]) == 2 * len(VARIANTS) - 1
+
+
+def test_differences_stand_below_their_title():
+    lines = lines_of(make_result((0,)))
+
+    title = next(place for place, line in enumerate(lines) if line.strip() == "minus plain:")
+    assert lines[title + 1].split() == ["tap", *["-1.0"], *["-3.0"] * 5]
+    assert not any("±" in line for line in lines)
