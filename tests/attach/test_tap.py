@@ -437,7 +437,9 @@ def test_batch_statistics_count_once_under_gradient_checkpointing(make_vit, imag
         assert torch.equal(checkpointed[name], value), name
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.filterwarnings(
+    "ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning"
+)
 def test_tracing_that_would_fix_the_grid_is_refused(make_vit, images):
     with pytest.raises(RuntimeError, match=r"torch.jit.trace would fix the grid of TAP .* torch.export"):
         torch.jit.trace(tapadl.attach_tap(make_vit()).eval(), images)
