@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 
 from tapadl.ops.diversification import attention_diversification, attention_diversification_from_map
 
@@ -125,3 +126,48 @@ def test_auto_keeps_small_maps_and_no_others():
         }
         assert names["reference"] != names["chunked"]
         assert names["auto"] == names[impl]
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")  # torch.func.jvp calls it
+def test_auto_keeps_the_map_where_only_the_reference_can_be_differentiated():
+    query, tangent = torch.randn(1, 2, 400, 4), torch.randn(1, 2, 400, 4)
+
+    def loss(query, impl="auto"):
+        return attention_diversification(query, query, tau=0.5, impl=impl)
+
+    expected = torch.func.grad(lambda query: loss(query, "reference"))(query)
+    assert expected.abs().max() > 0
+    torch.testing.assert_close(torch.func.grad(loss)(query), expected)
+    _, slope = torch.func.jvp(loss, (query,), (tangent,))
+    torch.testing.assert_close(slope, (expected * tangent).sum())
+    with forward_ad.dual_level():
+        slope = forward_ad.unpack_dual(loss(forward_ad.make_dual(query, tangent))).tangent
+    torch.testing.assert_close(slope, (expected * tangent).sum())
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")  # torch.func.jvp calls it
+@pytest.mark.parametrize("of", ["query", "key", "bias"])
+def test_chunked_refuses_what_it_cannot_differentiate_and_names_the_way_out(of):
+    inputs = {"query": torch.randn(1, 2, 9, 4), "key": torch.randn(1, 2, 9, 4), "bias": torch.randn(9, 9)}
+
+    def loss(value):
+        query, key, bias = (inputs | {of: value}).values()
+        return attention_diversification(query, key, attn_bias=bias, impl="chunked")
+
+    message = 'no transform of torch.func and no forward-mode .* use impl="reference"'
+    with pytest.raises(RuntimeError, match=message):
+        torch.func.jvp(loss, (inputs[of],), (inputs[of],))
+    with pytest.raises(RuntimeError, match=message):
+        torch.func.grad(loss)(inputs[of])
+    with forward_ad.dual_level(), pytest.raises(RuntimeError, match=message):
+        loss(forward_ad.make_dual(inputs[of], inputs[of]))
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_meta_tensors_pass(impl):
+    query, key = QUERY.to("meta"), KEY.to("meta")
+    loss = attention_diversification(query, key, impl=impl)
+    of_the_map = attention_diversification_from_map(torch.zeros(2, 3, 5, 7, device="meta"))
+    assert loss.is_meta
+    assert of_the_map.is_meta
+    assert loss.shape == of_the_map.shape == ()

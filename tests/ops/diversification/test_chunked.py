@@ -125,6 +125,19 @@ def test_huge_scores_neither_overflow_nor_vanish(dtype):
     assert all(value.isfinite().all() for value in chunked)
 
 
+@pytest.mark.parametrize("tile", TILE_BYTES)
+@pytest.mark.parametrize("size", [-1e9, torch.finfo(torch.float32).min])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-11)])
+def test_rows_masked_by_large_finite_numbers_equal_the_reference(monkeypatch, dtype, tolerance, size, tile):
+    monkeypatch.setattr(tiles, "CPU_TILE_BYTES", TILE_BYTES[tile])
+    query, key = inputs(*SIZES["odd and unequal"], dtype)
+    bias = torch.zeros(2, 1, 37, 23, dtype=dtype)
+    bias[:, :, :5] = size  # whole rows, in which every score is lost beside the number
+    bias[:, :, 5:9, ::2] = size  # rows of which some keys stay
+    bias[0, :, 9:12] = bias[1, :, 10] = 1e9
+    assert_same(*(loss_and_gradients(impl, query, key, bias) for impl in ("chunked", "reference")), tolerance)
+
+
 def test_zero_vectors_equal_the_reference():
     query, key = inputs(2, 2, 12, 9, 4)
     query[:, :, 3], key[:, :, 5] = 0, 0
@@ -228,7 +241,7 @@ def test_nothing_that_grows_with_queries_times_keys_is_kept_for_the_backward():
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
         attention_diversification(query, key, impl="chunked")
-    assert sum(kept) == query.numel() + key.numel() + B * H * N + 2 * B * M
+    assert sum(kept) == query.numel() + key.numel() + 2 * B * H * N + 2 * B * M
 
 
 def test_second_derivative_is_refused_with_the_way_out():

@@ -6,6 +6,8 @@ from typing import Literal, get_args
 import torch
 
 from tapadl.ops.diversification import chunked, reference
+from tapadl.ops.precision import without_autocast
+from tapadl.ops.transforms import is_transformed
 
 DiversificationImpl = Literal["auto", "reference", "chunked"]
 
@@ -44,7 +46,8 @@ def attention_diversification(
         is_causal: Query i attends to keys 0..i only, in addition to `attn_bias`.
         impl: "chunked" computes blocks of rows twice and stores no map: memory grows with N + M, and it can
             be differentiated once. "reference" stores the maps and can be differentiated any number of
-            times. "auto" takes "reference" for maps of at most 1 MiB in all, and "chunked" above.
+            times, in forward mode and under `torch.func` too. "auto" takes "reference" for maps of at most
+            1 MiB in all and where only it can be differentiated, and "chunked" elsewhere.
 
     Returns:
         The loss, a scalar: float64 if query or key is float64, else float32, under autocast too. NaN in
@@ -52,6 +55,7 @@ def attention_diversification(
 
     Raises:
         ValueError: If shapes, dtypes or devices do not fit, tau is negative or impl is unknown.
+        RuntimeError: If "chunked" is to be differentiated twice, in forward mode or under `torch.func`.
 
     Source:
         Guo, Stutz, Schiele, "Robustifying Token Attention for Vision Transformers", ICCV 2023.
@@ -79,7 +83,7 @@ def attention_diversification(
             f"expected impl to be one of {', '.join(get_args(DiversificationImpl))}, got {impl!r}"
         )
     if impl == "auto":
-        impl = "reference" if _map_bytes(query, key) <= KEPT_MAP_BYTES else "chunked"
+        impl = "reference" if _keeps_map(query, key, attn_bias) else "chunked"
     if impl == "reference":
         return reference.diversification(query, key, attn_bias, tau, scale, is_causal)
     return chunked.diversification(query, key, attn_bias, tau, scale, is_causal)
@@ -113,15 +117,19 @@ def attention_diversification_from_map(attention: torch.Tensor, *, tau: float = 
     """
     _check_four_axes("attention", attention, "(B, H, N, M)")
     _check_tau(tau)
-    with torch.autocast(attention.device.type, enabled=False):
+    with without_autocast(attention.device):
         return reference.diversification_from_map(
             attention.to(torch.promote_types(attention.dtype, torch.float32)), tau
         )
 
 
-def _map_bytes(query: torch.Tensor, key: torch.Tensor) -> int:
+def _keeps_map(query: torch.Tensor, key: torch.Tensor, attn_bias: torch.Tensor | None) -> bool:
+    tensors = (query, key) if attn_bias is None else (query, key, attn_bias)
+    if not torch.compiler.is_compiling() and is_transformed(*tensors):
+        return True
     dtype = torch.promote_types(torch.promote_types(query.dtype, key.dtype), torch.float32)
-    return math.prod((*query.shape[:3], key.shape[2])) * dtype.itemsize
+    map_bytes = math.prod((*query.shape[:3], key.shape[2])) * dtype.itemsize
+    return map_bytes <= KEPT_MAP_BYTES
 
 
 def _check_query_key(query: torch.Tensor, key: torch.Tensor) -> None:

@@ -12,7 +12,8 @@ Forward, in one pass. c_i needs s, and s needs every row; but s stands outside t
 
     sum_i c_i = u . s / n_s   with   u_j = sum_i f(M_ij) / n_i,
 
-and u and Mbar grow together, row by row. The backward needs the log-sum-exp of every row, s and u.
+and u and Mbar grow together, row by row. The backward needs s, u and for every row its peak, the largest of
+its scores, with the sum of exp(score - peak).
 
 Backward, in one pass. The threshold does not move, so f' = [v > tau / M]. With w = upstream / (B N), the mean
 row feels all the cosines through s, a row its own cosine and the mean row:
@@ -22,8 +23,10 @@ row feels all the cosines through s, a row its own cosine and the mean row:
     dA_hij  = dM_ij / H,   dS_hij = A_hij (dA_hij - sum_k A_hik dA_hik)   (softmax)
     dq_i = scale sum_j dS_ij k_j,   dk_j = scale sum_i dS_ij q_i,   dbias = dS summed where it was broadcast
 
-A is computed again, by one product: with columns -(log-sum-exp) - log H beside q and 1 beside k, exp of the
-product is A / H. Four products and two exponentials in all, where stored maps take three and one.
+A is computed again, by one product: with columns -(peak + log sum) - log H beside q and 1 beside k, exp of
+the product is A / H. Four products and two exponentials in all, where stored maps take three and one. A float
+bias may mask a row with numbers so large that the logarithm is lost beside them; there the peak is subtracted
+once the bias is on, as in the forward, and the sum divides what exp leaves.
 
 A row with n_i = 0 has no entry above its threshold and drops out of every sum. Any other norm is at least
 tau / M, or 1 / (H N sqrt(M)) at tau = 0: the eps of the cosine only keeps 0 / 0 away.
@@ -36,6 +39,7 @@ from typing import Any, NoReturn
 import torch
 
 from tapadl.ops.diversification.tiles import Layer, shaped, slices, window
+from tapadl.ops.transforms import is_transformed
 
 COSINE_EPS = 1e-8
 
@@ -48,7 +52,18 @@ def diversification(
     scale: float,
     is_causal: bool,
 ) -> torch.Tensor:
-    """The loss from (B, H, N, D) queries and (B, H, M, D) keys, in at least float32, differentiable once."""
+    """The loss from (B, H, N, D) queries and (B, H, M, D) keys, in at least float32, differentiable once.
+
+    Raises:
+        RuntimeError: Under transforms of `torch.func` and forward-mode differentiation.
+    """
+    tensors = (query, key) if attn_bias is None else (query, key, attn_bias)
+    if not torch.compiler.is_compiling() and is_transformed(*tensors):
+        # Forward mode would give a tangent of 0 without a word.
+        raise RuntimeError(
+            "expected no transform of torch.func and no forward-mode differentiation around the chunked "
+            'diversification loss, which knows one backward only; use impl="reference"'
+        )
     loss: torch.Tensor = _forward(query, key, attn_bias, tau, scale, is_causal)[0]
     return loss
 
@@ -66,13 +81,14 @@ def _forward(
     tau: float,
     scale: float,
     is_causal: bool,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The loss; log-sum-exp of every row (B, H, N); s and u of the derivation (B, M)."""
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The loss; peak and sum of every row, each (B, H, N); s and u of the derivation (B, M)."""
     layer = Layer(query, key, attn_bias, scale, is_causal)
     (B, H, N, D), M = query.shape, key.shape[2]
     tile_samples, tile_heads, tile_rows = layer.tile_sizes()
     new = partial(torch.empty, dtype=layer.dtype, device=query.device)
-    log_sum_exp, mean_row, unit_sum = new(B, H, N), new(B, M).zero_(), new(B, M).zero_()
+    row_peak, row_sum = new(B, H, N), new(B, H, N)
+    mean_row, unit_sum = new(B, M).zero_(), new(B, M).zero_()
     query_buffer, key_buffer = new(tile_samples, H, N, D), new(tile_samples, H, D, M)
     tile_buffer, mean_buffer = (
         new(tile_samples * tile_heads * tile_rows * M),
@@ -96,7 +112,8 @@ def _forward(
                     exp_sum = tile.sub_(peak).exp_().sum(dim=-1, keepdim=True)
                     if attn_bias is not None:
                         exp_sum.masked_fill_(exp_sum == 0, 1.0)
-                    log_sum_exp[samples, heads, rows] = peak.add_(exp_sum.log()).squeeze(-1)
+                    row_peak[samples, heads, rows] = peak.squeeze(-1)
+                    row_sum[samples, heads, rows] = exp_sum.squeeze(-1)
                     weight = exp_sum.mul_(H).reciprocal_()
                     for head in range(tile.shape[1]):
                         mean.addcmul_(tile[:, head], weight[:, head])
@@ -105,7 +122,7 @@ def _forward(
                 unit_sum[samples, :K] += (_inverse_norm(mean).mT @ mean).squeeze(1)
         torch.threshold_(mean_row.div_(N), tau / M, 0.0)
         loss = (unit_sum * mean_row * _inverse_norm(mean_row)).sum() / (B * N)
-    return loss, log_sum_exp, mean_row, unit_sum
+    return loss, row_peak, row_sum, mean_row, unit_sum
 
 
 @torch.library.custom_op("tapadl::diversification_backward", mutates_args=())
@@ -114,7 +131,8 @@ def _backward(
     query: torch.Tensor,
     key: torch.Tensor,
     attn_bias: torch.Tensor | None,
-    log_sum_exp: torch.Tensor,
+    row_peak: torch.Tensor,
+    row_sum: torch.Tensor,
     mean_row: torch.Tensor,
     unit_sum: torch.Tensor,
     tau: float,
@@ -129,8 +147,10 @@ def _backward(
     new = partial(torch.empty, dtype=layer.dtype, device=query.device)
     grad_query, grad_key_t = new(B, H, N, D), new(B, H, D, M).zero_()
     grad_bias = new(attn_bias.shape if attn_bias is not None and bias_needs_grad else 0).zero_()
-    query_buffer, key_buffer = new(tile_samples, H, N, D + 1), new(tile_samples, H, D + 1, M)
-    key_buffer[:, :, D] = 1.0
+    folded = attn_bias is None or attn_bias.dtype == torch.bool
+    width = D + 1 if folded else D
+    query_buffer, key_buffer = new(tile_samples, H, N, width), new(tile_samples, H, width, M)
+    key_buffer[:, :, D:] = 1.0
     tile_buffer = new(tile_samples * tile_heads * tile_rows * M)
     attention_buffer = new(tile_samples * H * tile_rows * M)
     mean_buffer, slope_buffer = new(2, tile_samples * tile_rows * M)
@@ -141,7 +161,8 @@ def _backward(
             S = samples.stop - samples.start
             q, key_t, k = query_buffer[:S], key_buffer[:S], key[samples].to(layer.dtype).contiguous()
             torch.mul(query[samples].to(layer.dtype), scale, out=q[..., :D])
-            torch.add(log_sum_exp[samples], math.log(H), out=q[..., D]).neg_()
+            if folded:
+                torch.add(row_peak[samples], row_sum[samples].log(), out=q[..., D]).add_(math.log(H)).neg_()
             key_t[:, :, :D] = k.mT
             inverse_s = _inverse_norm(mean_row[samples])
             unit_s = mean_row[samples] * inverse_s
@@ -153,7 +174,11 @@ def _backward(
                 mean = shaped(mean_buffer, S, R, K).zero_()
                 for heads in slices(H, tile_heads):
                     layer.scores(q, key_t, samples, heads, rows, out=attention[:, heads])
-                    attention[:, heads].exp_()
+                    if folded:
+                        attention[:, heads].exp_()
+                    else:
+                        attention[:, heads].sub_(row_peak[samples, heads, rows, None]).exp_()
+                        attention[:, heads].mul_((row_sum[samples, heads, rows, None] * H).reciprocal_())
                     for head in range(heads.start, heads.stop):
                         mean.add_(attention[:, head])
 
@@ -188,10 +213,10 @@ def _(
     tau: float,
     scale: float,
     is_causal: bool,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     (B, H, N, _), M = query.shape, key.shape[2]
     new = partial(query.new_empty, dtype=Layer(query, key, attn_bias, scale, is_causal).dtype)
-    return new(()), new((B, H, N)), new((B, M)), new((B, M))
+    return new(()), new((B, H, N)), new((B, H, N)), new((B, M)), new((B, M))
 
 
 @_backward.register_fake
@@ -200,7 +225,8 @@ def _(
     query: torch.Tensor,
     key: torch.Tensor,
     attn_bias: torch.Tensor | None,
-    log_sum_exp: torch.Tensor,
+    row_peak: torch.Tensor,
+    row_sum: torch.Tensor,
     mean_row: torch.Tensor,
     unit_sum: torch.Tensor,
     tau: float,

@@ -3,6 +3,8 @@
 import torch
 import torch.nn.functional as F
 
+from tapadl.ops.precision import without_autocast
+
 COSINE_EPS = 1e-8
 
 
@@ -59,6 +61,6 @@ def diversification(
     dtype = torch.promote_types(torch.promote_types(query.dtype, key.dtype), torch.float32)
     if attn_bias is not None and attn_bias.dtype != torch.bool:
         attn_bias = attn_bias.to(dtype)
-    with torch.autocast(query.device.type, enabled=False):
+    with without_autocast(query.device):
         attention = attention_map(query.to(dtype), key.to(dtype), attn_bias, scale, is_causal)
         return diversification_from_map(attention, tau)
