@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch.autograd import forward_ad
 
 from tapadl.ops.pooling import token_aware_pooling
 
@@ -138,6 +139,36 @@ def test_works_under_function_transforms():
     gradient = torch.func.grad(loss)(tokens)
     tokens.requires_grad_()
     torch.testing.assert_close(gradient, torch.autograd.grad(loss(tokens), tokens)[0])
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")  # torch.func.jvp calls it
+def test_auto_is_mapped_and_differentiated_forward():
+    tokens, branch_weights, tangent, grid_size, _ = _inputs(3, 2, 3, 2, 3, 0)
+
+    def pool(tokens, branch_weights):
+        return token_aware_pooling(tokens, branch_weights, grid_size=grid_size)
+
+    expected = pool(tokens, branch_weights)
+    mapped = torch.vmap(pool)(tokens[:, None], branch_weights[:, None])
+    torch.testing.assert_close(mapped[:, 0], expected)
+    _, slope = torch.func.jvp(lambda tokens: pool(tokens, branch_weights), (tokens,), (tangent,))
+    torch.testing.assert_close(slope, pool(tangent, branch_weights))
+    with forward_ad.dual_level():
+        pooled = pool(forward_ad.make_dual(tokens, tangent), branch_weights)
+        torch.testing.assert_close(forward_ad.unpack_dual(pooled).tangent, slope)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_auto_traces_the_plain_operations():
+    tokens, branch_weights, _, grid_size, _ = _inputs(2, 2, 3, 2, 3, 0)
+    traced = torch.jit.trace(
+        lambda *inputs: token_aware_pooling(*inputs, grid_size=grid_size), (tokens, branch_weights)
+    )
+    assert "embedding_bag" not in str(traced.graph)
+    expected = token_aware_pooling(tokens[:1], branch_weights[:1], grid_size=grid_size)
+    torch.testing.assert_close(traced(tokens[:1], branch_weights[:1]), expected)
 
 
 @pytest.mark.gpu

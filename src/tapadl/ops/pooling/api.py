@@ -6,6 +6,8 @@ from typing import Literal, get_args
 import torch
 
 from tapadl.ops.pooling import reference, separable
+from tapadl.ops.precision import without_autocast
+from tapadl.ops.transforms import is_transformed
 from tapadl.tokens import PatchGrid
 
 PoolingImpl = Literal["auto", "reference", "separable"]
@@ -32,9 +34,10 @@ def token_aware_pooling(
         grid_size: Rows and columns of the patch grid.
         num_prefix_tokens: Class, distillation and register tokens in front of the patches.
         impl: "reference" is the definition in plain operations; "separable" is the fast form, one pass over
-            the tokens, with its own backward; "auto" takes the fast form, or the plain operations where
-            a compiler or exporter looks on. Gradients of gradients are right in both; they cost
-            "separable" as much memory as 8 (K - 1) + 1 copies of the tokens, so take "reference" there.
+            the tokens, with its own backward; "auto" takes the fast form, or the plain operations where a
+            compiler, exporter, tracer, `torch.func` or forward-mode differentiation looks on. Gradients of
+            gradients are right in both; they cost "separable" as much memory as 8 (K - 1) + 1 copies of the
+            tokens, so take "reference" there.
 
     Returns:
         The pooled tokens (B, N, C), in the dtype of `tokens`.
@@ -59,20 +62,24 @@ def token_aware_pooling(
     if impl not in get_args(PoolingImpl):
         raise ValueError(f"expected impl to be one of {', '.join(get_args(PoolingImpl))}, got {impl!r}")
     if impl == "auto":
-        # A compiler fuses the shifted reads of the plain form by itself and leaves bags alone.
-        impl = "reference" if torch.compiler.is_compiling() else "separable"
-    implementation = _IMPLEMENTATIONS[impl]
-    device = tokens.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-        with torch.autocast(device, enabled=False):
-            return implementation(tokens, branch_weights, grid)
-    return implementation(tokens, branch_weights, grid)
+        impl = "reference" if _wants_plain_operations(tokens, branch_weights) else "separable"
+    with without_autocast(tokens.device):
+        return _IMPLEMENTATIONS[impl](tokens, branch_weights, grid)
 
 
 _IMPLEMENTATIONS: dict[str, Callable[[torch.Tensor, torch.Tensor, PatchGrid], torch.Tensor]] = {
     "reference": reference.token_aware_pooling,
     "separable": separable.token_aware_pooling,
 }
+
+
+def _wants_plain_operations(*tensors: torch.Tensor) -> bool:
+    # A compiler fuses the shifted reads of the plain form by itself and leaves bags alone; a tracer would
+    # keep the table of one grid; transforms of torch.func need operations they know.
+    if torch.compiler.is_compiling():
+        return True
+    tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    return tracing or is_transformed(*tensors)
 
 
 def checked_grid(tokens: torch.Tensor, grid_size: tuple[int, int], num_prefix_tokens: int) -> PatchGrid:
