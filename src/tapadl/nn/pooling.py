@@ -156,7 +156,8 @@ class _FewChannelsConv2d(nn.Conv2d):
     """A 3x3 convolution of many channels into few, from a map that lies channels last in memory.
 
     One matrix product gives 9 K values per token, then nine shifted adds put them in place: convolutions
-    round K up to a vector of channels and pay for the whole of it. A compiler gets the plain convolution.
+    round K up to a vector of channels and pay for the whole of it. The nine are added in at least float32. A
+    compiler gets the plain convolution.
     """
 
     def forward(self, patch_map: torch.Tensor) -> torch.Tensor:
@@ -165,4 +166,5 @@ class _FewChannelsConv2d(nn.Conv2d):
         # fold adds the value of the kernel's last corner where a convolution reads the first.
         kernel = self.weight.flip(2, 3).flatten(2).transpose(1, 2).flatten(0, 1)
         values = torch.matmul(kernel, patch_map.flatten(2))
-        return F.fold(values, patch_map.shape[-2:], kernel_size=3, padding=1)
+        wide = values.to(torch.promote_types(values.dtype, torch.float32))
+        return F.fold(wide, patch_map.shape[-2:], kernel_size=3, padding=1).to(values.dtype)
