@@ -1,4 +1,4 @@
-"""Vision transformers that survive the real world: TAP and ADL for any model, in two lines."""
+"""Vision transformers that survive the real world: TAP and ADL for a model you have, in two lines."""
 
 from tapadl.attach import (
     AttentionDiversificationLoss,
