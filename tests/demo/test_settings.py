@@ -1,10 +1,11 @@
+import dataclasses
 import json
 import subprocess
 import sys
 
 import pytest
 
-from tapadl.demo.settings import DemoSettings, quick
+from tapadl.demo.settings import DemoSettings, ModelConfig, quick
 from tapadl.training.config import TrainingConfig
 
 
@@ -20,11 +21,30 @@ from tapadl.training.config import TrainingConfig
         ({"severities": (0,)}, "severities from 1 to 5"),
         ({"severities": ()}, "severities from 1 to 5"),
         ({"corruptions": ()}, "at least one corruption"),
+        ({"severities": (3, 3)}, "severities each once, got 3 3"),
+        ({"corruptions": ("fog", "fog")}, "corruptions each once, got fog fog"),
+        ({"first_seed": 10**30}, "a last seed of at most 4294967295"),
+        ({"first_seed": 2**32 - 1, "seeds": 2}, "a last seed of at most 4294967295"),
     ],
 )
 def test_wrong_setting_is_an_error_that_names_it(changes, problem):
     with pytest.raises(ValueError, match=problem):
         DemoSettings(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        *(({item.name: 0}, f"{item.name} of at least 1, got 0") for item in dataclasses.fields(ModelConfig)),
+        ({"mlp_ratio": float("nan")}, "mlp_ratio of at least 1, got nan"),
+        ({"patch_size": 5}, "multiple of patch_size, got 28 and 5"),
+        ({"embed_dim": 64, "num_heads": 3}, "multiple of num_heads, got 64 and 3"),
+        ({"embed_dim": 18, "num_heads": 2}, "multiple of 4, got 18"),
+    ],
+)
+def test_impossible_model_is_an_error_that_names_it(changes, problem):
+    with pytest.raises(ValueError, match=problem):
+        ModelConfig(**changes)
 
 
 def test_settings_are_plain_data_without_the_seed_of_a_run():

@@ -2,6 +2,8 @@ import pytest
 
 from tapadl.training.config import TrainingConfig
 
+FLOATS = ("learning_rate", "weight_decay", "adl_weight", "adl_tau", "label_smoothing", "warmup_fraction")
+
 
 @pytest.mark.parametrize(
     ("name", "value"),
@@ -17,6 +19,8 @@ from tapadl.training.config import TrainingConfig
         ("adl_weight", -1.0),
         ("adl_tau", float("nan")),
         ("seed", -1),
+        ("seed", 2**32),
+        *((name, bad) for name in FLOATS for bad in (float("inf"), float("-inf"), float("nan"))),
     ],
 )
 def test_value_out_of_range_is_an_error_that_names_it(name, value):

@@ -84,3 +84,15 @@ def test_loss_that_is_not_finite_stops_with_the_step(bad):
     with pytest.raises(RuntimeError, match=r"expected a finite loss, got \S+ at step 7 of 12 \(epoch 2\)"):
         train(model, CONFIG, loss=loss)
     assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+def test_last_step_that_spoils_the_weights_stops_too():
+    model = make_model()
+
+    def spoil(step):
+        if step.step == step.total_steps:
+            with torch.no_grad():
+                model[0].weight[0, 0] = float("nan")
+
+    with pytest.raises(RuntimeError, match=r"expected finite weights, got .* at step 12 of 12 \(epoch 3\)"):
+        train(model, CONFIG, on_step=spoil)

@@ -1,7 +1,10 @@
 """Writing files so that a reader sees all of a file or nothing."""
 
+import errno
 import os
 from pathlib import Path
+
+_NO_SPACE = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:
@@ -34,6 +37,5 @@ def write_atomically(path: str | Path, content: bytes) -> None:
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True) if path.parent.is_dir() else None
-        raise OSError(
-            f"could not write {path}: {error.strerror}; free some space there or name another folder"
-        ) from error
+        advice = "; free some space there or name another folder" if error.errno in _NO_SPACE else ""
+        raise OSError(f"could not write {path}: {error.strerror}{advice}") from error

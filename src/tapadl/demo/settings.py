@@ -1,9 +1,10 @@
 """Settings of the demo. Light to import: no torch."""
 
+import math
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
-from tapadl.training.config import AugmentationConfig, TrainingConfig
+from tapadl.training.config import LARGEST_SEED, AugmentationConfig, TrainingConfig
 
 Variant = Literal["plain", "tap", "adl", "tap+adl", "plain-equal-time"]
 VARIANTS: tuple[Variant, ...] = ("plain", "tap", "adl", "tap+adl", "plain-equal-time")
@@ -22,6 +23,9 @@ class ModelConfig:
         num_heads: Heads an attention.
         mlp_ratio: Hidden width of the MLPs over `embed_dim`.
         num_branches: K, for the variants with TAP.
+
+    Raises:
+        ValueError: If a size is below 1, or sizes do not fit one another.
     """
 
     image_size: int = 28
@@ -31,6 +35,23 @@ class ModelConfig:
     num_heads: int = 4
     mlp_ratio: float = 2.0
     num_branches: int = 4
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if not (math.isfinite(value) and value >= 1):
+                raise ValueError(f"expected {item.name} of at least 1, got {value}")
+        if self.image_size % self.patch_size:
+            raise ValueError(
+                f"expected image_size to be a multiple of patch_size, "
+                f"got {self.image_size} and {self.patch_size}"
+            )
+        # a quarter of the width each for sine and cosine of row and column
+        for name, divisor in (("num_heads", self.num_heads), ("4", 4)):
+            if self.embed_dim % divisor:
+                raise ValueError(
+                    f"expected embed_dim to be a multiple of {name}, got {self.embed_dim} and {divisor}"
+                )
 
 
 @dataclass(frozen=True)
@@ -86,12 +107,19 @@ class DemoSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"expected {name} of at least 1, got {value}")
-        if self.first_seed < 0:
-            raise ValueError(f"expected first_seed of at least 0, got {self.first_seed}")
+        if self.first_seed < 0 or self.seed_range[-1] > LARGEST_SEED:
+            raise ValueError(
+                f"expected first_seed of at least 0 and a last seed of at most {LARGEST_SEED}, "
+                f"got {self.first_seed} and {self.seed_range[-1]}"
+            )
         if not self.severities or not set(self.severities) <= {1, 2, 3, 4, 5}:
             raise ValueError(f"expected severities from 1 to 5, got {list(self.severities)}")
         if self.corruptions is not None and not self.corruptions:
             raise ValueError("expected at least one corruption, got none")
+        for name in ("severities", "corruptions"):
+            given = getattr(self, name)
+            if given is not None and len(set(given)) < len(given):
+                raise ValueError(f"expected {name} each once, got {' '.join(map(str, given))}")
 
     @property
     def seed_range(self) -> range:

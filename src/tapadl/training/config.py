@@ -1,6 +1,10 @@
 """Settings of a training run."""
 
+import math
 from dataclasses import dataclass
+
+# Seeds that every generator in use takes.
+LARGEST_SEED = 2**32 - 1
 
 
 @dataclass(frozen=True)
@@ -17,7 +21,7 @@ class TrainingConfig:
         label_smoothing: In [0, 1).
         adl_weight: Weight of the attention diversification loss, for the variants that use it.
         adl_tau: Its threshold multiple.
-        seed: Data order and augmentation follow from it.
+        seed: Data order and augmentation follow from it; at most 2^32 - 1.
 
     Raises:
         ValueError: If a value is out of range.
@@ -39,6 +43,9 @@ class TrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name in ("learning_rate", "weight_decay", "adl_weight", "adl_tau"):
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(f"expected {name} to be a finite number, got {getattr(self, name)}")
         for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"expected {name} of at least 1, got {getattr(self, name)}")
@@ -49,6 +56,8 @@ class TrainingConfig:
         for name in ("weight_decay", "adl_weight", "adl_tau", "seed"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"expected {name} of at least 0, got {getattr(self, name)}")
+        if self.seed > LARGEST_SEED:
+            raise ValueError(f"expected seed of at most {LARGEST_SEED}, got {self.seed}")
         for name in ("warmup_fraction", "label_smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"expected {name} from 0 up to below 1, got {getattr(self, name)}")

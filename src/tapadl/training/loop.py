@@ -82,7 +82,7 @@ def fit(
 
     Raises:
         ValueError: If there are fewer samples than a batch takes.
-        RuntimeError: If a loss is not finite; the message says at which step.
+        RuntimeError: If a loss, or a weight at the end, is not finite; the message says at which step.
 
     Example:
         >>> model, data = nn.Linear(2, 1), torch.randn(8, 2)
@@ -117,10 +117,7 @@ def fit(
         value = loss(batch)
         report = Step(step + 1, total_steps, value.item(), learning_rate)
         if not math.isfinite(report.loss):
-            raise RuntimeError(
-                f"expected a finite loss, got {report.loss} at step {report.step} of {total_steps} "
-                f"(epoch {epoch + 1}); try a learning rate below {config.learning_rate:g}"
-            )
+            raise _diverged(f"a finite loss, got {report.loss}", report, epoch, config)
         optimizer.zero_grad()
         value.backward()
         optimizer.step()
@@ -132,10 +129,20 @@ def fit(
             since_point.clear()
         if on_step is not None:
             on_step(report)
+    # No loss is computed after the last step, so what it did to the weights is looked at.
+    if not all(parameter.isfinite().all() for parameter in model.parameters()):
+        raise _diverged("finite weights, got NaN or infinity", report, epoch, config)
     return FitResult(
         steps=total_steps,
         epochs=total_steps / steps_per_epoch,
         seconds=time.perf_counter() - started,
         median_step_seconds=statistics.median(step_seconds),
         curve=tuple(curve),
+    )
+
+
+def _diverged(what: str, report: Step, epoch: int, config: TrainingConfig) -> RuntimeError:
+    return RuntimeError(
+        f"expected {what} at step {report.step} of {report.total_steps} (epoch {epoch + 1}); "
+        f"try a learning rate below {config.learning_rate:g}"
     )
