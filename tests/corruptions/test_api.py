@@ -198,7 +198,8 @@ BAD_PIXEL[1, 2, 3, 4] = float("nan")
         ),
         ({"images": GOOD.long()}, r"floating point dtype .* got torch\.int64"),
         ({"images": GOOD * 255}, r"values in 0\.\.1, got values from 127\.5 to 127\.5"),
-        ({"images": GOOD - 0.6}, r"values in 0\.\.1, got values from -0\.1 to -0\.1"),
+        ({"images": GOOD - 0.6}, r"values in 0\.\.1, got values from -0\.10\d* to -0\.10\d*"),
+        ({"images": GOOD + 0.5000001}, r"values in 0\.\.1, got values from 1\.0000001\d* to 1\.0000001\d*"),
         ({"images": BAD_PIXEL}, r"values in 0\.\.1, got values from nan to nan"),
         ({"images": GOOD * float("inf")}, r"values in 0\.\.1, got values from inf to inf"),
         ({"indices": [0, 1]}, r"expected indices to be a torch\.Tensor, got list"),
@@ -210,7 +211,12 @@ BAD_PIXEL[1, 2, 3, 4] = float("nan")
         ({"seed": 2**64}, r"expected seed to be an integer from 0 to 2\*\*64 - 1"),
         ({"seed": 0.5}, r"expected seed to be an integer .* got 0\.5"),
         ({"seed": None}, "expected seed to be an integer .* got None"),
-        ({"image_size": 0}, "expected an image_size of at least 1 pixel, got 0"),
+        ({"image_size": 0}, "expected image_size to be an integer from 1 to 65536 pixels, got 0"),
+        (
+            {"image_size": float("inf")},
+            "expected image_size to be an integer from 1 to 65536 pixels, got inf",
+        ),
+        ({"image_size": 10**9}, "expected image_size to be an integer from 1 to 65536 pixels, got 10{9}"),
     ],
 )
 def test_wrong_arguments_are_named(arguments, message):

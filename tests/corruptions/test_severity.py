@@ -1,5 +1,6 @@
 import inspect
 import json
+import math
 import pickle
 from dataclasses import FrozenInstanceError
 from importlib import resources
@@ -87,7 +88,13 @@ def test_rows_and_constants_cannot_be_changed_and_constants_can_be_pickled():
     [
         (("mist", 1, 32), "expected a corruption out of gaussian_noise, .* got 'mist'"),
         (("fog", 7, 32), "expected a severity out of 1, 2, 3, 4, 5, got 7"),
-        (("fog", 1, 0), "expected an image_size of at least 1 pixel, got 0"),
+        (("fog", 1, 0), "expected image_size to be an integer from 1 to 65536 pixels, got 0"),
+        (("fog", 1, True), "integer from 1 to 65536 pixels, got True"),
+        (("fog", 1, 224.0), r"integer from 1 to 65536 pixels, got 224\.0"),
+        (("fog", 1, math.inf), "integer from 1 to 65536 pixels, got inf"),
+        (("fog", 1, math.nan), "integer from 1 to 65536 pixels, got nan"),
+        (("fog", 1, 65537), "integer from 1 to 65536 pixels, got 65537"),
+        (("fog", 1, "224"), "integer from 1 to 65536 pixels, got '224'"),
     ],
 )
 def test_wrong_arguments_are_named(arguments, message):

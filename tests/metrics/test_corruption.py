@@ -154,6 +154,10 @@ def test_empty_tables_and_unknown_groups_are_refused():
         mean_corrupted_error({"fog": {}})
     with pytest.raises(ValueError, match="a group for each corruption, got none for fog"):
         mean_corrupted_error_by_group({"fog": {1: 0.5}}, {})
+    nothing = Baseline(0.5, {})
+    for metric in (mean_corruption_error, lambda e, b: relative_mean_corruption_error(e, 0.2, b)):
+        with pytest.raises(ValueError, match="a baseline with errors of at least one corruption, got none"):
+            metric(table(0.5), nothing)
 
 
 def test_a_baseline_that_a_corruption_does_not_hurt_is_refused():

@@ -92,7 +92,7 @@ def _check_images(images: torch.Tensor) -> None:
     low, high = (bound.item() for bound in images.aminmax())
     if not (low >= 0 and high <= 1):
         raise ValueError(
-            f"expected images with values in 0..1, got values from {low:.4g} to {high:.4g}; "
+            f"expected images with values in 0..1, got values from {low} to {high}; "
             "corrupt before normalising"
         )
 

@@ -12,6 +12,8 @@ Value = float | tuple[float, ...]
 
 SEVERITIES = (1, 2, 3, 4, 5)
 PUBLISHED_SIZES = (224, 64, 32)
+# Beyond any photograph; lengths in pixels grow with the side, and a kernel of that length would fill memory.
+LARGEST_SIZE = 2**16
 
 
 @dataclass(frozen=True)
@@ -96,13 +98,13 @@ def constants_for(corruption: str, severity: int, image_size: int) -> Constants:
     Args:
         corruption: A name in `CORRUPTIONS`.
         severity: 1 to 5.
-        image_size: Side length in pixels, at least 1; of an oblong image, the shorter side.
+        image_size: Side length in pixels, 1 to 65536; of an oblong image, the shorter side.
 
     Returns:
         The values, the published version they come from, and whether they were scaled.
 
     Raises:
-        ValueError: If the name is unknown, the severity is not 1 to 5 or the side is below 1.
+        ValueError: If the name is unknown, the severity is not 1 to 5 or the side is not 1 to 65536.
 
     Source: Hendrycks and Dietterich, ICLR 2019, for the published sizes; the scaling is ours.
 
@@ -116,8 +118,10 @@ def constants_for(corruption: str, severity: int, image_size: int) -> Constants:
         raise ValueError(f"expected a corruption out of {', '.join(CORRUPTIONS)}, got {corruption!r}")
     if isinstance(severity, bool) or not isinstance(severity, int) or severity not in SEVERITIES:
         raise ValueError(f"expected a severity out of 1, 2, 3, 4, 5, got {severity!r}")
-    if image_size < 1:
-        raise ValueError(f"expected an image_size of at least 1 pixel, got {image_size!r}")
+    if isinstance(image_size, bool) or not isinstance(image_size, int) or not 1 <= image_size <= LARGEST_SIZE:
+        raise ValueError(
+            f"expected image_size to be an integer from 1 to {LARGEST_SIZE} pixels, got {image_size!r}"
+        )
     row = CORRUPTIONS[corruption]
     published_size = min(PUBLISHED_SIZES, key=lambda size: max(size / image_size, image_size / size))
     values = dict(zip(row.parameters, row.constants[published_size][severity - 1], strict=True))

@@ -173,6 +173,8 @@ def mean_corrupted_error_by_group(errors: CorruptionErrors, groups: Mapping[str,
 
 
 def _mean_ratio(errors: CorruptionErrors, clean: float, baseline: Baseline, baseline_clean: float) -> float:
+    if not baseline.errors:
+        raise ValueError("expected a baseline with errors of at least one corruption, got none")
     missing = [name for name in baseline.errors if name not in errors]
     if missing:
         raise ValueError(
