@@ -158,6 +158,24 @@ def test_auto_is_mapped_and_differentiated_forward():
         torch.testing.assert_close(forward_ad.unpack_dual(pooled).tangent, slope)
 
 
+@pytest.mark.parametrize("batched_by", ["is_grads_batched", "vmap"])
+def test_a_batch_of_gradients_gives_the_gradient_of_each(batched_by):
+    tokens, branch_weights, _, grid_size, _ = _inputs(2, 2, 3, 2, 3, 1)
+    inputs = tokens.requires_grad_(), branch_weights.requires_grad_()
+    pooled = token_aware_pooling(*inputs, grid_size=grid_size, num_prefix_tokens=1)
+    grads = torch.randn(4, *pooled.shape, dtype=pooled.dtype)
+
+    def gradients(grad, **options):
+        return torch.autograd.grad(pooled, inputs, grad, retain_graph=True, **options)
+
+    each = [torch.stack(values) for values in zip(*map(gradients, grads), strict=True)]
+    if batched_by == "vmap":
+        batched = torch.vmap(gradients)(grads)
+    else:
+        batched = gradients(grads, is_grads_batched=True)
+    torch.testing.assert_close(list(batched), each)
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")

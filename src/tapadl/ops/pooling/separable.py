@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 
+from tapadl.ops.transforms import has_hidden_batch, is_transformed
 from tapadl.tokens import PatchGrid
 
 
@@ -44,13 +45,20 @@ class _TokenMixing(torch.autograd.Function):
         tokens, branch_weights, *table = ctx.saved_tensors
         neighbours = _Neighbours(*table)
         grad_tokens = grad_weights = None
-        if torch.is_grad_enabled():
-            # Somebody will differentiate this gradient again, so it is taken from operations that allow it.
-            def pool(tokens: torch.Tensor, branch_weights: torch.Tensor) -> torch.Tensor:
-                return _mix_in_plain_operations(tokens, branch_weights, neighbours, ctx.grid)
 
+        def pool(tokens: torch.Tensor, branch_weights: torch.Tensor) -> torch.Tensor:
+            return _mix_in_plain_operations(tokens, branch_weights, neighbours, ctx.grid)
+
+        eager = not torch.compiler.is_compiling()
+        if torch.is_grad_enabled() or (eager and is_transformed(grad)):
+            # Somebody will transform or differentiate this gradient, so operations are taken that allow it.
             grad_tokens, grad_weights = torch.func.vjp(pool, tokens, branch_weights)[1](grad)
             return grad_tokens, grad_weights, None, None, None, None
+        if eager and has_hidden_batch(grad):
+            # Neither bags nor torch.func know this batch; the gradients torch has for plain operations do.
+            with torch.enable_grad():
+                inputs = tokens.detach().requires_grad_(), branch_weights.detach().requires_grad_()
+                return *torch.autograd.grad(pool(*inputs), inputs, grad), None, None, None, None
         index = _row_index(tokens, neighbours.patch, ctx.grid)
         if ctx.needs_input_grad[0]:
             # Being a neighbour is mutual, so column p of S has its entries where row p has them; they are
