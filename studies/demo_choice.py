@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from tapadl.demo.bench import Bench, load_data
 from tapadl.demo.folder import open_folder
 from tapadl.demo.provenance import hardware, versions
 from tapadl.demo.run import run_demo
@@ -80,9 +81,10 @@ def run_trial(trial: str, seed: int, out: Path, processes: int) -> DemoResult:
     path = out / f"{trial.replace(',', '').replace(' ', '-')}-seed{seed}"
     if (path / "results.json").exists():
         return DemoResult.load(path / "results.json")
-    folder = open_folder(path, settings, versions=versions())
-    command = "python studies/demo_choice.py"
-    return run_demo(settings, folder, command=command, observer=Quiet(), processes=processes).result
+    bench = Bench.of(settings, load_data(settings))
+    with open_folder(path, settings, versions=versions()) as folder:
+        command = "python studies/demo_choice.py"
+        return run_demo(bench, folder, command=command, observer=Quiet(), processes=processes).result
 
 
 def rows_of(trial: str, result: DemoResult) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ import multiprocessing
 import pytest
 import torch
 
-from tapadl.demo.bench import Bench
+from tapadl.demo.bench import Bench, load_data
 from tapadl.demo.folder import open_folder
 from tapadl.demo.run import run_demo
 from tapadl.demo.settings import DemoSettings, ModelConfig
@@ -50,9 +50,10 @@ class Notes:
 
 
 def start(path, settings=TINY, observer=None, **options):
-    folder = open_folder(path, settings, versions={})
     notes = observer or Notes()
-    outcome = run_demo(settings, folder, command="tapadl demo", observer=notes, **options)
+    bench = Bench.of(settings, load_data(settings))
+    with open_folder(path, settings, versions={}) as folder:
+        outcome = run_demo(bench, folder, command="tapadl demo", observer=notes, **options)
     return outcome, folder, notes
 
 
@@ -125,6 +126,38 @@ def test_run_whose_weights_are_gone_is_done_again(tmp_path):
     assert len(notes.stages) == 2
 
 
+@pytest.mark.parametrize("content", [b"", b"null", b"[1]", b"{}", b'{"job": "other"}', None])
+def test_run_whose_result_is_damaged_or_of_another_job_is_done_again(tmp_path, content):
+    settings = dataclasses.replace(TINY, variants=("plain",))
+    _, folder, _ = start(tmp_path / "out", settings)
+    folder.results.unlink()
+    path = folder.run("plain", 0)
+    if content is None:
+        content = path.read_bytes().replace(folder.job.encode(), b"0" * 64)
+    path.write_bytes(content)
+    _, _, notes = start(tmp_path / "out", settings)
+    (told,) = notes.told
+    assert told == "plain, seed 0: finished earlier, but its result is damaged or of another job; again"
+    assert len(notes.stages) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"train_images": 20_001}, "expected train_images of at most the 20000 there are, got 20001"),
+        ({"evaluation_images": 4_001}, "expected evaluation_images of at most the 4000 there are"),
+        ({"evaluation_images": 2_001, "evaluate_on": "validation"}, "at most the 2000 there are"),
+        ({"train_images": 19}, "expected at least 20 training images for one batch, got 19"),
+        ({"device": "meta"}, "expected a device that torch can use here, such as cpu, got 'meta'"),
+        ({"device": "hpu"}, "expected a device that torch can use here, such as cpu, got 'hpu'"),
+    ],
+)
+def test_job_that_cannot_be_done_is_found_out_before_any_work(changes, problem):
+    settings = dataclasses.replace(TINY, **changes)
+    with pytest.raises(ValueError, match=problem):
+        Bench.of(settings, load_data(settings)).check()
+
+
 def test_plain_at_equal_time_trains_for_the_time_of_tap_and_adl(tmp_path, monkeypatch):
     seconds = {"plain": 0.02, "tap+adl": 0.05}
     train = Bench._train
@@ -174,3 +207,14 @@ def test_global_random_state_changes_nothing(finished, tmp_path):
     settings = dataclasses.replace(TINY, variants=("plain",))
     outcome, _, _ = start(tmp_path / "out", settings)
     assert outcome.result.runs[0].weights_sha256 == finished[0].result.runs[0].weights_sha256
+
+
+@pytest.mark.slow
+def test_killed_worker_is_told_in_one_sentence(tmp_path):
+    class Kill(Notes):
+        def begin(self, run, stage, work):
+            multiprocessing.active_children()[0].kill()
+
+    with pytest.raises(RuntimeError, match="a worker process was killed, often because memory ran out"):
+        start(tmp_path / "out", observer=Kill(), processes=2)
+    assert not multiprocessing.active_children()

@@ -76,8 +76,34 @@ def test_demo_survives_its_file(tmp_path):
 
 
 def test_run_survives_its_file(tmp_path):
-    save_run(make_run(), tmp_path / "run.json")
-    assert load_run(tmp_path / "run.json") == make_run()
+    save_run(make_run(), tmp_path / "run.json", job="a")
+    assert load_run(tmp_path / "run.json", job="a") == make_run()
+
+
+def test_run_of_another_job_is_refused(tmp_path):
+    save_run(make_run(), tmp_path / "run.json", job="a")
+    with pytest.raises(ValueError, match="expected a run of this job"):
+        load_run(tmp_path / "run.json", job="b")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"cells": None}, {"cells": [None]}, {"training_seconds": None}, {"curve": [None]}, {"attention": None},
+        {"curve": [{"step": 1, "loss": None}]}, {"variant": 3}, {"validation_error": float("nan")},
+    ],
+)  # fmt: skip
+def test_damaged_run_is_one_error_that_names_the_file(tmp_path, change):
+    path = tmp_path / "run.json"
+    save_run(make_run(), path, job="a")
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ValueError, match=r"run\.json"):
+        load_run(path, job="a")
+
+
+def test_folder_in_place_of_a_file_is_one_sentence(tmp_path):
+    with pytest.raises(ValueError, match="expected a file at .*, got a folder"):
+        load_json(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -100,18 +126,18 @@ def test_foreign_or_damaged_file_is_one_sentence_that_names_it(tmp_path, content
 
 
 def test_run_with_impossible_counts_is_refused(tmp_path):
-    save_run(make_run(), tmp_path / "run.json")
+    save_run(make_run(), tmp_path / "run.json", job="a")
     content = json.loads((tmp_path / "run.json").read_text())
     content["cells"][0]["errors"] = 101
     (tmp_path / "run.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match=r"complete run in .*101 of 100; remove it"):
-        load_run(tmp_path / "run.json")
+        load_run(tmp_path / "run.json", job="a")
 
 
 def test_file_of_another_kind_is_no_run(tmp_path):
     make_demo([make_run()]).save(tmp_path / "results.json")
     with pytest.raises(ValueError, match="expected a run of schema 1"):
-        load_run(tmp_path / "results.json")
+        load_run(tmp_path / "results.json", job="a")
 
 
 def test_missing_file_is_named(tmp_path):

@@ -72,11 +72,12 @@ class Bench:
 
     @classmethod
     def of(cls, settings: DemoSettings, data: ClassificationData) -> Self:
-        """The bench of a demo.
+        """The bench of a demo, on as much of the data as its settings ask for.
 
         Raises:
-            ValueError: If a corruption, a severity or the device is unknown.
+            ValueError: If a corruption, a severity or the device is unknown, or there are too few images.
         """
+        data = _cut(data, settings)
         evaluated = data.test if settings.evaluate_on == "test" else data.validation
         return cls(
             settings=settings,
@@ -87,6 +88,21 @@ class Bench:
             cells=benchmark_cells(settings.corruptions, settings.severities),
             device=find_device(settings.device),
         )
+
+    def check(self) -> None:
+        """Find out before any work whether every variant can be trained on these data and this device.
+
+        Raises:
+            ValueError: If one cannot.
+        """
+        self.settings.training.total_steps(len(self.data.train))
+        for variant in self.settings.variants:
+            count_errors(
+                self.new_model(variant, self.settings.first_seed),
+                self.evaluated.images[:1],
+                self.evaluated.labels[:1],
+                normalise=self.normalise,
+            )
 
     @property
     def work_per_run(self) -> int:
@@ -188,9 +204,10 @@ def find_device(name: str) -> torch.device:
     """
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        # some devices have shapes only: what counts is a number that comes back
+        torch.ones(1, device=device).add(1).item()
+    except (RuntimeError, AssertionError, ImportError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(
             f"expected a device that torch can use here, such as cpu, got {name!r}: {reason}"
         ) from None
@@ -200,10 +217,10 @@ def find_device(name: str) -> torch.device:
 def load_data(
     settings: DemoSettings, data_root: Path | None = None, *, download: bool = False
 ) -> ClassificationData:
-    """The data of a demo, cut to the asked size.
+    """All of the data that a demo draws on.
 
     Args:
-        settings: Which data and how many images.
+        settings: Which data.
         data_root: Folder of the original files, for "full".
         download: Let torchvision fetch them.
 
@@ -211,21 +228,31 @@ def load_data(
         ValueError: If "full" is asked for without a folder, or a file is damaged.
         FileNotFoundError: If a file is missing.
     """
-    if settings.data == "full":
-        if data_root is None:
-            raise ValueError(
-                "expected --data-root with the folder of the original files for --data full, got none"
-            )
-        data = load_full(data_root, download=download)
-    else:
-        data = load_embedded()
-    many = max(len(data.train), len(data.test))
+    if settings.data == "embedded":
+        return load_embedded()
+    if data_root is None:
+        raise ValueError(
+            "expected --data-root with the folder of the original files for --data full, got none"
+        )
+    return load_full(data_root, download=download)
+
+
+def _cut(data: ClassificationData, settings: DemoSettings) -> ClassificationData:
+    train = settings.train_images or len(data.train)
+    evaluation = settings.evaluation_images or max(len(data.test), len(data.validation))
+    asked = (
+        ("train_images", settings.train_images, len(data.train)),
+        ("evaluation_images", settings.evaluation_images, len(getattr(data, settings.evaluate_on))),
+    )
+    for name, count, there in asked:
+        if count is not None and count > there:
+            raise ValueError(f"expected {name} of at most the {there} there are, got {count}")
     return ClassificationData(
         name=data.name,
         class_names=data.class_names,
-        train=data.train.first(settings.train_images or many),
-        validation=data.validation.first(settings.evaluation_images or many),
-        test=data.test.first(settings.evaluation_images or many),
+        train=data.train.first(train),
+        validation=data.validation.first(evaluation),
+        test=data.test.first(evaluation),
     )
 
 

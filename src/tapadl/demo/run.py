@@ -10,14 +10,13 @@ from torch import nn
 from tapadl.corruptions import constants_for
 from tapadl.data.fashion_mnist import ClassificationData
 from tapadl.demo.attention import ReportExamples, collect_examples
-from tapadl.demo.bench import Bench, Observer, find_device, load_data, run_name
+from tapadl.demo.bench import Bench, Observer, run_name
 from tapadl.demo.folder import DemoFolder
 from tapadl.demo.provenance import hardware, versions
 from tapadl.demo.report import write_report
-from tapadl.demo.settings import DemoSettings, Variant
+from tapadl.demo.settings import Variant
 from tapadl.demo.workers import run_side_by_side
 from tapadl.evaluation.result import DemoResult, RunResult
-from tapadl.evaluation.runner import benchmark_cells
 from tapadl.training.weights import load_weights
 
 
@@ -34,35 +33,23 @@ class DemoOutcome:
     models: Mapping[tuple[Variant, int], nn.Module]
 
 
-def check_settings(settings: DemoSettings) -> None:
-    """Find out before any work whether the corruptions and the device exist.
-
-    Raises:
-        ValueError: If one does not.
-    """
-    benchmark_cells(settings.corruptions, settings.severities)
-    find_device(settings.device)
-
-
 def run_demo(
-    settings: DemoSettings,
+    bench: Bench,
     folder: DemoFolder,
     *,
     command: str,
     observer: Observer,
     data_root: Path | None = None,
-    download: bool = False,
     processes: int = 1,
 ) -> DemoOutcome:
     """Do every run that the folder does not hold yet, then write `results.json` and `report.html`.
 
     Args:
-        settings: What to compare.
+        bench: What to compare, on which data.
         folder: From `open_folder`; a finished run is written at once, so that a killed demo goes on.
         command: What to type to get the same.
         observer: Is told how it goes.
-        data_root: Folder of the original files, for `settings.data` "full".
-        download: Let torchvision fetch them.
+        data_root: Where other processes find the data again; as in `load_data`.
         processes: Runs at once; 1 does them in this process. A run has one thread where there are several,
             so that what it finds does not depend on what runs beside it.
 
@@ -74,7 +61,7 @@ def run_demo(
         RuntimeError: If a loss is not finite.
         OSError: If the folder cannot be written.
     """
-    bench = Bench.of(settings, load_data(settings, data_root, download=download))
+    settings = bench.settings
     plan = [(variant, seed) for seed in settings.seed_range for variant in settings.variants]
     kept = {key: found for key in plan if (found := _kept_run(bench, folder, *key, observer)) is not None}
     missing = [key for key in plan if key not in kept]
@@ -108,12 +95,17 @@ def _kept_run(
     bench: Bench, folder: DemoFolder, variant: Variant, seed: int, observer: Observer
 ) -> tuple[RunResult, nn.Module] | None:
     """A run that an earlier start finished; None where it must be done (again)."""
-    if folder.finished_run(variant, seed) is None:
-        return None
     name = run_name(variant, seed)
     try:
+        run = folder.finished_run(variant, seed)
+    except (OSError, ValueError):
+        observer.tell(f"{name}: finished earlier, but its result is damaged or of another job; again")
+        return None
+    if run is None:
+        return None
+    try:
         found = _load_run(bench, folder, variant, seed)
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError):
         observer.tell(f"{name}: finished earlier, but its weights are gone or damaged; again")
         return None
     observer.tell(f"{name}: finished earlier, kept")

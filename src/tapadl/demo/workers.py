@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import Any
@@ -60,14 +61,24 @@ def run_side_by_side(
             _pass_on(events, observer)
             for future in done:
                 future.result()
+    except BrokenProcessPool:
+        _end_all()
+        raise RuntimeError(
+            "a worker process was killed, often because memory ran out; the same command with the same --out "
+            f"goes on ({folder.path}), and --processes 1 takes less memory"
+        ) from None
     except BaseException:
         # What the others have finished is in the folder; what they are at would take minutes.
-        for process in multiprocessing.active_children():
-            process.terminate()
+        _end_all()
         raise
     finally:
         pool.shutdown(cancel_futures=True)
         _pass_on(events, observer)
+
+
+def _end_all() -> None:
+    for process in multiprocessing.active_children():
+        process.terminate()
 
 
 def _pass_on(events: "Queue[Event]", observer: Observer) -> None:

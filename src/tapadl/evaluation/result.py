@@ -16,6 +16,10 @@ SCHEMA = 1
 GROUPS = ("noise", "blur", "weather", "digital")
 BASELINE = "plain"
 
+_NUMBERS = (
+    "seed", "parameters", "epochs", "steps", "training_seconds", "step_seconds", "validation_error"
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class CellResult:
@@ -143,6 +147,7 @@ class RunResult:
             KeyError, TypeError, ValueError: If the content is anything else.
         """
         values = {item.name: content[item.name] for item in dataclasses.fields(cls)}
+        _check_types(values)
         values["cells"] = tuple(CellResult(**cell) for cell in values["cells"])
         values["curve"] = tuple(values["curve"])
         return cls(**values)
@@ -242,25 +247,32 @@ class DemoResult:
         return cls(**values)
 
 
-def save_run(run: RunResult, path: str | Path) -> None:
+def save_run(run: RunResult, path: str | Path, *, job: str) -> None:
     """Write one run as JSON, all of it or nothing.
+
+    Args:
+        run: What to write.
+        path: The file.
+        job: What tells the settings of the run from others.
 
     Raises:
         OSError: If the file cannot be written.
     """
-    save_json({"schema": SCHEMA, "kind": "run", **run.to_json()}, path)
+    save_json({"schema": SCHEMA, "kind": "run", "job": job, **run.to_json()}, path)
 
 
-def load_run(path: str | Path) -> RunResult:
+def load_run(path: str | Path, *, job: str) -> RunResult:
     """Read what `save_run` wrote.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is not a run of this schema.
+        ValueError: If the file is not a run of this schema and this job.
     """
     content = load_json(path)
     if content.get("kind") != "run" or content.get("schema") != SCHEMA:
         raise ValueError(f"expected a run of schema {SCHEMA} in {path}, got another kind of file; remove it")
+    if content.get("job") != job:
+        raise ValueError(f"expected a run of this job in {path}, got one of another; remove it")
     try:
         return RunResult.from_json(content)
     except (KeyError, TypeError, ValueError) as error:
@@ -285,9 +297,13 @@ def load_json(path: str | Path) -> dict[str, Any]:
         ValueError: If the file holds anything else; the message names it.
     """
     try:
-        content = json.loads(Path(path).read_bytes())
+        content = json.loads(Path(path).read_bytes(), parse_constant=_refuse_constant)
     except FileNotFoundError:
         raise FileNotFoundError(f"expected a result at {path}, but there is no such file") from None
+    except IsADirectoryError:
+        raise ValueError(f"expected a file at {path}, got a folder") from None
+    except OSError as error:
+        raise OSError(f"could not read {path}: {error.strerror}") from error
     except ValueError as error:
         raise ValueError(f"expected JSON in {path}, but it is damaged or cut short: {error}") from None
     if not isinstance(content, dict):
@@ -304,6 +320,25 @@ def _over_seeds(found: Sequence[Mapping[str, float]]) -> dict[str, dict[str, flo
         }
         for metric in found[0]
     }
+
+
+def _check_types(run: Mapping[str, Any]) -> None:
+    """What a run holds is looked at much later; a null would end a demo that could do the run again."""
+    numbers: dict[str, Any] = {name: run[name] for name in _NUMBERS}
+    for place, point in enumerate(run["curve"]):
+        numbers |= {f"curve[{place}].{name}": value for name, value in dict(point).items()}
+    for place, cell in enumerate(run["cells"]):
+        numbers |= {f"cells[{place}].{name}": cell[name] for name in ("severity", "errors", "count")}
+    for name, value in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise TypeError(f"{value!r} as {name}")
+    texts = (run["variant"], run["weights_sha256"], *(cell["corruption"] for cell in run["cells"]))
+    if not all(isinstance(text, str) for text in texts) or not isinstance(run["attention"], dict):
+        raise TypeError("a value of another kind")
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number")
 
 
 def _reason(error: Exception) -> str:
