@@ -24,6 +24,12 @@ IMPLS = ["auto", "reference", "chunked"]
         (QUERY, KEY.to("meta"), {}, r"query and key on one device, got cpu and meta"),
         (QUERY, KEY, {"tau": -0.1}, r"tau of at least 0, got -0.1"),
         (QUERY, KEY, {"tau": math.nan}, r"tau of at least 0, got nan"),
+        (QUERY, KEY, {"tau": None}, r"tau to be a number, got None"),
+        (QUERY, KEY, {"tau": "2"}, r"tau to be a number, got '2'"),
+        (QUERY, KEY, {"tau": torch.ones(())}, r"tau to be a number, got tensor\(1.\)"),
+        (QUERY, KEY, {"scale": "0.5"}, r"scale to be a number or None, got '0.5'"),
+        (QUERY, KEY, {"scale": (1.0,)}, r"scale to be a number or None, got \(1.0,\)"),
+        (QUERY, KEY, {"attn_bias": 1.0}, r"attn_bias to be a tensor or None, got 1.0"),
         (QUERY, KEY, {"scale": math.inf}, r"a finite scale, got inf"),
         (QUERY, KEY, {"impl": "fast"}, r"one of auto, reference, chunked, got 'fast'"),
         (QUERY, KEY, {"attn_bias": torch.zeros(5, 5)}, r"= \(2, 3, 5, 7\), got shape \(5, 5\)"),
@@ -49,6 +55,7 @@ def test_wrong_arguments_are_refused_in_words(query, key, options, message):
         (torch.zeros(3, 5, 7), 2.0, r"attention of shape \(B, H, N, M\) .* got \(3, 5, 7\)"),
         (torch.zeros(2, 0, 5, 7), 2.0, r"without an empty axis, got \(2, 0, 5, 7\)"),
         (torch.zeros(2, 3, 5, 7).bool(), 2.0, r"a floating-point dtype, got torch.bool"),
+        (torch.zeros(2, 3, 5, 7), None, r"tau to be a number, got None"),
         (torch.zeros(2, 3, 5, 7), -1, r"tau of at least 0, got -1"),
     ],
 )
@@ -171,3 +178,15 @@ def test_meta_tensors_pass(impl):
     assert loss.is_meta
     assert of_the_map.is_meta
     assert loss.shape == of_the_map.shape == ()
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_numbers_and_sizes_that_change_are_compiled_without_a_break(impl):
+    @torch.compile(fullgraph=True, dynamic=True, backend="aot_eager")
+    def compiled(query, tau, scale):
+        return attention_diversification(query, query, tau=tau, scale=scale, impl=impl)
+
+    for size, tau, scale in ((5, 1.5, 0.5), (6, 1.2, 0.25)):
+        query = torch.randn(1, 2, size, 4)
+        expected = attention_diversification(query, query, tau=tau, scale=scale, impl=impl)
+        torch.testing.assert_close(compiled(query, tau, scale), expected)

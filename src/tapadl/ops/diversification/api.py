@@ -6,6 +6,7 @@ from typing import Literal, get_args
 import torch
 
 from tapadl.ops.diversification import chunked, reference
+from tapadl.ops.numbers import is_number
 from tapadl.ops.precision import without_autocast
 from tapadl.ops.transforms import is_transformed
 
@@ -74,7 +75,9 @@ def attention_diversification(
     _check_tau(tau)
     if scale is None:
         scale = query.shape[-1] ** -0.5
-    elif not math.isfinite(scale):
+    elif not is_number(scale):
+        raise ValueError(f"expected scale to be a number or None, got {scale!r}")
+    elif not abs(scale) < math.inf:
         raise ValueError(f"expected a finite scale, got {scale}")
     if attn_bias is not None:
         attn_bias = _checked_bias(attn_bias, query, key)
@@ -153,12 +156,16 @@ def _check_four_axes(name: str, tensor: torch.Tensor, axes: str) -> None:
 
 
 def _check_tau(tau: float) -> None:
+    if not is_number(tau):
+        raise ValueError(f"expected tau to be a number, got {tau!r}")
     if not tau >= 0:
         raise ValueError(f"expected tau of at least 0, got {tau}")
 
 
 def _checked_bias(attn_bias: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
     """The bias with four axes."""
+    if not isinstance(attn_bias, torch.Tensor):
+        raise ValueError(f"expected attn_bias to be a tensor or None, got {attn_bias!r}")
     full = (*query.shape[:3], key.shape[2])
     shape = (1,) * (4 - attn_bias.ndim) + tuple(attn_bias.shape)
     if len(shape) != 4 or any(given not in (1, size) for given, size in zip(shape, full, strict=True)):

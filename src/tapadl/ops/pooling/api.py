@@ -5,6 +5,7 @@ from typing import Literal, get_args
 
 import torch
 
+from tapadl.ops.numbers import is_integer
 from tapadl.ops.pooling import reference, separable
 from tapadl.ops.precision import without_autocast
 from tapadl.ops.transforms import is_transformed
@@ -86,6 +87,10 @@ def checked_grid(tokens: torch.Tensor, grid_size: tuple[int, int], num_prefix_to
     """The grid behind floating tokens (B, N, C), or a ValueError that says why there is none."""
     if not isinstance(grid_size, (tuple, list)) or len(grid_size) != 2:
         raise ValueError(f"expected grid_size=(rows, cols), got {grid_size!r}")
+    if not (is_integer(grid_size[0]) and is_integer(grid_size[1])):
+        raise ValueError(f"expected grid_size=(rows, cols) of two integers, got {grid_size!r}")
+    if not is_integer(num_prefix_tokens):
+        raise ValueError(f"expected num_prefix_tokens to be an integer, got {num_prefix_tokens!r}")
     grid = PatchGrid(*grid_size, num_prefix_tokens)
     grid.check(tokens)
     _check_floating("tokens", tokens)
