@@ -1,6 +1,7 @@
 import json
 import os
 import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -46,6 +47,16 @@ def one_sentence(text):
         (["demo", "--evaluation-images", "0"], "expected evaluation_images of at least 1"),
         (["demo", "--severities", "6"], "expected severities from 1 to 5"),
         (["demo", "--corruptions", "rain"], "expected corruptions out of"),
+        (["demo", "--num-branches", "0"], "expected num_branches of at least 1, got 0"),
+        (["demo", "--learning-rate", "inf"], "expected learning_rate to be a finite number, got inf"),
+        (["demo", "--first-seed", "1" + "0" * 30], "a last seed of at most 4294967295"),
+        (["demo", "--severities", "3", "3"], "expected severities each once"),
+        (["demo", "--data-root", "x"], "with --data full only"),
+        (["demo", "--download"], "with --data full only"),
+        (["demo", "--train-images", "30000"], "at most the 20000 there are, got 30000"),
+        (["demo", "--train-images", "10"], "at least 50 training images for one batch, got 10"),
+        (["demo", "--device", "meta"], "expected a device that torch can use here"),
+        (["demo", "--device", "hpu"], "expected a device that torch can use here"),
         (["demo", "--device", "quantum"], "expected a device that torch can use here"),
         (["demmo"], "invalid choice: 'demmo'"),
         ([], "required: COMMAND"),
@@ -159,7 +170,7 @@ def test_disk_that_fills_up_ends_with_code_1_and_leaves_no_half_file(tmp_path):
     assert ended.returncode == 1
     assert "could not write" in ended.stderr
     assert one_sentence(ended.stderr)
-    assert [path.name for path in out.iterdir()] == ["job.json"]
+    assert sorted(path.name for path in out.iterdir()) == [".lock", "job.json"]
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut short"])
@@ -175,11 +186,58 @@ def test_data_that_cannot_be_read_ends_with_code_1_and_names_the_file(damage, tm
     assert one_sentence(error)
 
 
+@pytest.mark.parametrize(
+    "impossible",
+    [
+        ["--batch-size", "61"],
+        ["--num-branches", "0"],
+        ["--device", "meta"],
+        ["--data", "full"],
+        ["--train-images", "30000"],
+    ],
+)
+def test_overwrite_for_a_job_that_cannot_be_done_deletes_nothing(impossible, tmp_path, capsys):
+    (tmp_path / "job.json").write_text('{"kind": "demo-job", "settings": {}, "versions": {}}')
+    (tmp_path / "results.json").write_text("old")
+    with pytest.raises(SystemExit) as ended:
+        main(["demo", *TINY, *impossible, "--out", str(tmp_path), "--overwrite"])
+    assert ended.value.code == 2
+    assert one_sentence(capsys.readouterr().err)
+    assert {path.name for path in tmp_path.iterdir()} == {"job.json", "results.json"}
+    assert (tmp_path / "results.json").read_text() == "old"
+
+
+@pytest.mark.parametrize("place", ["/dev/full", "closed pipe", "nowhere"])
+def test_output_that_nobody_takes_does_not_end_the_demo(place, tmp_path):
+    out = tmp_path / "out"
+    words = [*TINY, "--variants", "plain", "--out", str(out)]
+    command = f"{shlex.join([sys.executable, '-m', 'tapadl', 'demo', *words])}"
+    redirect = {"/dev/full": ">/dev/full", "closed pipe": "| true", "nowhere": ">&-"}[place]
+    ended = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {command} {redirect}"], capture_output=True, text=True, timeout=300
+    )
+    assert (out / "results.json").exists()
+    if place == "nowhere":
+        assert (ended.returncode, ended.stderr) == (0, "")
+    else:
+        assert ended.returncode == 1
+        assert "but the results are in" in ended.stderr
+        assert one_sentence(ended.stderr)
+
+
+def test_terminal_that_knows_only_ascii_is_enough(tmp_path):
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    words = [*TINY, "--variants", "plain", "--seeds", "2", "--processes", "1"]
+    ended = tapadl("demo", *words, "--out", tmp_path / "out-ä", env=environment)
+    assert ended.returncode == 0, ended.stderr
+    assert "out-?" in ended.stdout
+
+
 def test_interrupt_ends_with_code_130(monkeypatch, tmp_path):
     def interrupt(*_arguments, **_options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("tapadl.demo.run.load_data", interrupt)
+    monkeypatch.setattr("tapadl.demo.bench.load_data", interrupt)
     assert main(["demo", *TINY, "--out", str(tmp_path / "out")]) == 130
 
 

@@ -109,7 +109,7 @@ def test_folder_of_others_is_refused_and_stays_as_it_is(tmp_path, job, options):
     elif job is not None:
         (tmp_path / "job.json").write_text(job)
     before = tree(tmp_path)
-    with pytest.raises(FileExistsError, match="^expected .*; name another folder$"):
+    with pytest.raises(FileExistsError, match=r"^expected .*; name another folder$"):
         open_again(tmp_path, **options)
     assert tree(tmp_path) == before
     assert not (tmp_path / ".lock").exists()
@@ -122,7 +122,7 @@ def test_linked_folder_of_runs_is_refused(tmp_path, options):
     (elsewhere / "plain_seed0.json").write_bytes(b"mine")
     open_again(tmp_path / "out")
     (tmp_path / "out" / "runs").symlink_to(elsewhere)
-    with pytest.raises(FileExistsError, match="expected .*runs to be a folder, got a file or a link"):
+    with pytest.raises(FileExistsError, match=r"expected .*runs to be a folder, got a file or a link"):
         open_again(tmp_path / "out", **options)
     assert tree(elsewhere) == {"plain_seed0.json": b"mine"}
 

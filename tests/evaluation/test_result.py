@@ -89,8 +89,9 @@ def test_run_of_another_job_is_refused(tmp_path):
 @pytest.mark.parametrize(
     "change",
     [
-        {"cells": None}, {"cells": [None]}, {"training_seconds": None}, {"curve": [None]}, {"attention": None},
-        {"curve": [{"step": 1, "loss": None}]}, {"variant": 3}, {"validation_error": float("nan")},
+        {"cells": None}, {"cells": [None]}, {"training_seconds": None}, {"curve": [None]},
+        {"curve": [{"step": 1, "loss": None}]}, {"variant": 3}, {"attention": None},
+        {"validation_error": float("nan")},
     ],
 )  # fmt: skip
 def test_damaged_run_is_one_error_that_names_the_file(tmp_path, change):
@@ -102,7 +103,7 @@ def test_damaged_run_is_one_error_that_names_the_file(tmp_path, change):
 
 
 def test_folder_in_place_of_a_file_is_one_sentence(tmp_path):
-    with pytest.raises(ValueError, match="expected a file at .*, got a folder"):
+    with pytest.raises(ValueError, match=r"expected a file at .*, got a folder"):
         load_json(tmp_path)
 
 

@@ -3,10 +3,12 @@
 import argparse
 import os
 import shlex
+import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO, cast
 
 from tapadl.demo.settings import VARIANTS, DemoSettings, quick
 from tapadl.training.config import TrainingConfig
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from rich.console import Console
+
+    from tapadl.cli.output import LastingOutput
 
     Commands = argparse._SubParsersAction[Any]
 
@@ -143,44 +147,64 @@ def run(arguments: argparse.Namespace) -> int:
     except ValueError as error:
         arguments.parser.error(str(error))
     import torch
-    from rich.console import Console
 
+    from tapadl.cli.output import LastingOutput
     from tapadl.cli.progress import DemoBars
     from tapadl.cli.tables import demo_table
+    from tapadl.demo.bench import Bench, find_device, load_data
     from tapadl.demo.folder import open_folder
     from tapadl.demo.provenance import versions
     from tapadl.demo.report.findings import Findings
-    from tapadl.demo.run import check_settings, run_demo
+    from tapadl.demo.run import run_demo
+    from tapadl.evaluation.runner import benchmark_cells
 
     # A model this small is hardly faster on several threads; several runs side by side are.
     torch.set_num_threads(1)
     processes = arguments.processes or (min(os.cpu_count() or 1, 4) if arguments.device == "cpu" else 1)
     try:
-        check_settings(settings)
-        folder = open_folder(arguments.out, settings, versions=versions(), overwrite=arguments.overwrite)
-    except (ValueError, FileExistsError) as error:
+        benchmark_cells(settings.corruptions, settings.severities)
+        find_device(settings.device)
+    except ValueError as error:
         arguments.parser.error(str(error))
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=120)
-    if folder.continued:
-        _say(console, f"going on with the unfinished demo in {folder.path}")
-    with DemoBars(console) as bars:
-        outcome = run_demo(
-            settings,
-            folder,
-            command=command_of(arguments),
-            observer=bars,
-            data_root=arguments.data_root,
-            download=arguments.download,
-            processes=processes,
-        )
+    data = load_data(settings, arguments.data_root, download=arguments.download)
+    output = LastingOutput(sys.stdout)
+    console = _console(output)
+    with ExitStack() as stack:
+        try:
+            bench = Bench.of(settings, data)
+            # before the folder is opened: --overwrite takes nothing away for a job that cannot be done
+            bench.check()
+            folder = stack.enter_context(
+                open_folder(arguments.out, settings, versions=versions(), overwrite=arguments.overwrite)
+            )
+        except (ValueError, FileExistsError) as error:
+            arguments.parser.error(str(error))
+        if folder.continued:
+            _say(console, f"going on with the unfinished demo in {folder.path}")
+        with DemoBars(console) as bars:
+            outcome = run_demo(
+                bench,
+                folder,
+                command=command_of(arguments),
+                observer=bars,
+                data_root=arguments.data_root,
+                processes=processes,
+            )
     console.print(demo_table(outcome.result))
     if note := Findings(outcome.result.to_json()).quick_note:
         _say(console, note)
     _say(console, f"results and weights: {folder.path}")
     _say(console, f"page: {folder.report}")
+    if output.failure is not None:
+        raise OSError(f"could not print everything ({output.failure}), but the results are in {folder.path}")
     return 0
+
+
+def _console(output: "LastingOutput") -> "Console":
+    from rich.console import Console
+
+    console = Console(file=cast("TextIO", output))
+    return console if console.is_terminal else Console(file=cast("TextIO", output), width=120)
 
 
 def _say(console: "Console", text: str) -> None:
@@ -198,6 +222,8 @@ def settings_from(arguments: argparse.Namespace) -> DemoSettings:
         raise ValueError(
             "expected --data-root with the folder of the original files for --data full, got none"
         )
+    if arguments.data != "full" and (arguments.data_root is not None or arguments.download):
+        raise ValueError("expected --data-root and --download with --data full only, got --data embedded")
     if arguments.processes is not None and arguments.processes < 1:
         raise ValueError(f"expected --processes of at least 1, got {arguments.processes}")
     settings = DemoSettings(
