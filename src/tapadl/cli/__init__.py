@@ -59,11 +59,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         SystemExit: With code 2, if the command line is wrong.
     """
     words = sys.argv[1:] if argv is None else list(argv)
-    arguments, unknown = build_parser().parse_known_args(words)
-    if unknown:
-        arguments.parser.error(f"expected only known options, got {' '.join(unknown)}")
-    arguments.words = words[1:]
     try:
+        arguments, unknown = build_parser().parse_known_args(words)
+        if unknown:
+            arguments.parser.error(f"expected only known options, got {' '.join(unknown)}")
+        arguments.words = words[1:]
         code: int = arguments.run(arguments)
         return code
     except KeyboardInterrupt:

@@ -199,7 +199,9 @@ def _read_job(path: Path) -> dict[str, Any]:
         raise FileExistsError(f"{error}; name another folder") from None
     parts = (found.get("settings"), found.get("versions"))
     if found.get("kind") != "demo-job" or not all(isinstance(part, dict) for part in parts):
-        raise FileExistsError(f"expected the job of a demo in {path}, got something else; name another folder")
+        raise FileExistsError(
+            f"expected the job of a demo in {path}, got something else; name another folder"
+        )
     return found
 
 
