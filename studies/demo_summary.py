@@ -35,13 +35,13 @@ COLOURS = {
 def table(result: DemoResult) -> str:
     """Errors in percent as Markdown: mean and standard deviation over seeds, then differences to plain."""
     lines = [
-        "| error in percent | " + " | ".join(COLUMNS.values()) + " | training |",
+        "| error in percent | " + " | ".join(COLUMNS.values()) + " | steps |",
         "|---|" + "---:|" * (len(COLUMNS) + 1),
     ]
     for variant, metrics in result.summary.items():
-        seconds = metrics["training_seconds"]["mean"]
+        steps = statistics.fmean(run.steps for run in result.runs if run.variant == variant)
         cells = [_number(metrics[name]) for name in COLUMNS]
-        lines.append(f"| {VARIANT_LABELS[variant]} | {' | '.join(cells)} | {seconds:.0f} s |")
+        lines.append(f"| {VARIANT_LABELS[variant]} | {' | '.join(cells)} | {steps:,.0f} |")
     for variant, metrics in result.paired.items():
         cells = [_number(metrics[name], sign="+") for name in COLUMNS]
         lines.append(f"| {VARIANT_LABELS[variant]} - {VARIANT_LABELS[BASELINE]} | {' | '.join(cells)} | |")

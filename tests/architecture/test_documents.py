@@ -1,10 +1,14 @@
 """What README and docs show must run, and the numbers they state must stand in a committed result."""
 
+import importlib.util
+import json
 import re
 from pathlib import Path
 
 import pytest
 import torch
+
+from tapadl.evaluation.result import DemoResult
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -36,3 +40,28 @@ def test_no_path_of_a_machine_is_committed():
         for path in (ROOT / folder).rglob("*"):
             if path.suffix in suffixes and path != Path(__file__) and "__pycache__" not in path.parts:
                 assert not pattern.search(path.read_text()), f"{path} names a folder of one machine"
+
+
+def test_tables_of_the_demo_are_those_of_its_committed_results():
+    specification = importlib.util.spec_from_file_location(
+        "demo_summary", ROOT / "studies" / "demo_summary.py"
+    )
+    summary = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(summary)
+    result = DemoResult.load(summary.RESULTS)
+    for path in summary.DOCUMENTS:
+        text = path.read_text()
+        assert summary.table(result) in text
+        assert summary.with_table(text, result) == text
+        assert result.command in text
+
+
+def test_numbers_of_cost_in_the_readme_stand_in_the_benchmarks():
+    readme = (ROOT / "README.md").read_text()
+    for name in ("pooling", "diversification"):
+        rows = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())["rows"]
+        for row in rows:
+            low, high = row["speedup_quartiles"]
+            digits = 1 if name == "pooling" else 2
+            shown = f"{row['speedup']:.{digits}f} x ({low:.{digits}f} - {high:.{digits}f})"
+            assert shown in readme, f"README does not show {shown}"
