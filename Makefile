@@ -15,7 +15,7 @@ $(VENV)/.installed: pyproject.toml
 	touch $@
 
 demo: $(VENV)/.installed
-	OMP_NUM_THREADS=2 $(BIN)/tapadl demo $(ARGS)
+	$(BIN)/tapadl demo $(ARGS)
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -q $(ARGS)
