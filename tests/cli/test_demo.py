@@ -48,6 +48,8 @@ def one_sentence(text):
         (["demo", "--severities", "6"], "expected severities from 1 to 5"),
         (["demo", "--corruptions", "rain"], "expected corruptions out of"),
         (["demo", "--num-branches", "0"], "expected num_branches of at least 1, got 0"),
+        (["demo", "--adl-tau", "-1"], "expected adl_tau"),
+        (["demo", "--adl-tau", "nan"], "expected adl_tau"),
         (["demo", "--learning-rate", "inf"], "expected learning_rate to be a finite number, got inf"),
         (["demo", "--first-seed", "1" + "0" * 30], "a last seed of at most 4294967295"),
         (["demo", "--severities", "3", "3"], "expected severities each once"),
