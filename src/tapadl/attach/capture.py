@@ -62,6 +62,7 @@ class AttentionCapture:
         self._inside_model = False
         self._heard: list[list[Captured]] = [[] for _ in sites]
         self._ran = [False for _ in sites]
+        self._head_axes = [site.head_axis for site in sites]
         entries = {site.grid.module: None for site in sites if isinstance(site.grid, MeasuredGrid)}
         self._handles = [
             # prepend: hooks of two captures on one module nest, so that each leaves the mode it entered
@@ -130,10 +131,21 @@ class AttentionCapture:
         self._ran[index] = True
         return self._heard[index]
 
+    def head_axis(self, index: int) -> int | None:
+        """Where the heads stand in what a site computes."""
+        return self._head_axes[index]
+
     def __getstate__(self) -> dict[str, Any]:
         """A copy (deepcopy, EMA, pickle) has the hooks but hears nothing."""
         closed: dict[str, Any] = {"is_open": False, "_without_grad": False, "_inside_model": False}
-        return closed | {"_has_entries": False, "_heard": [], "_ran": [], "_handles": [], "_listeners": []}
+        return closed | {
+            "_has_entries": False,
+            "_heard": [],
+            "_ran": [],
+            "_head_axes": [],
+            "_handles": [],
+            "_listeners": [],
+        }
 
 
 class SiteListener:
@@ -148,7 +160,7 @@ class SiteListener:
         """Forward pre-hook."""
         self.take_off_the_interrupted()
         if self.capture.listens():
-            mode = _AttentionMode(self.capture.hear(self.index))
+            mode = _AttentionMode(self.capture.hear(self.index), self.capture.head_axis(self.index))
             mode.__enter__()  # type: ignore[no-untyped-call]
             self.entered.append(mode)
 
@@ -173,20 +185,33 @@ SOFTMAXES = (torch.softmax, torch.Tensor.softmax, F.softmax)
 
 
 class _AttentionMode(TorchFunctionMode):
-    def __init__(self, heard: list[Captured]) -> None:
+    def __init__(self, heard: list[Captured], head_axis: int | None) -> None:
         super().__init__()
         self.heard: list[Captured] | None = heard  # None: its call was interrupted
+        self.head_axis = head_axis
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         output = func(*args, **kwargs)
-        if self.heard is None:
+        if self.heard is None or not isinstance(output, torch.Tensor) or output.ndim < self._axes():
             return output
-        if func is F.scaled_dot_product_attention and output.ndim == 4:
-            self.heard.append(_query_key(*args, **kwargs))
-        elif func in SOFTMAXES and output.ndim == 4 and _dim(*args, **kwargs) in (-1, 3):
-            self.heard.append(StoredMap(output))
+        if func is F.scaled_dot_product_attention:
+            self.heard.append(_query_key(self.head_axis, *args, **kwargs))
+        elif func in SOFTMAXES and _dim(*args, **kwargs) in (-1, output.ndim - 1):
+            self.heard.append(StoredMap(_with_four_axes(output, self.head_axis)))
         return output
+
+    def _axes(self) -> int:
+        return 3 if self.head_axis is None else 4
+
+
+def _with_four_axes(tensor: torch.Tensor, head_axis: int | None) -> torch.Tensor:
+    """(B, H, N, D) of a tensor with its heads elsewhere; what stands beside them counts as batch."""
+    if head_axis is None:
+        tensor, head_axis = tensor.unsqueeze(-3), -3
+    if head_axis != -3:
+        tensor = tensor.movedim(head_axis, -3)
+    return tensor if tensor.ndim == 4 else tensor.flatten(0, -4)
 
 
 def _dim(_scores: torch.Tensor, dim: int | None = None, *_: Any, **__: Any) -> int | None:
@@ -194,6 +219,7 @@ def _dim(_scores: torch.Tensor, dim: int | None = None, *_: Any, **__: Any) -> i
 
 
 def _query_key(
+    head_axis: int | None,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -203,6 +229,9 @@ def _query_key(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> QueryKey:
+    if attn_mask is not None and (query.ndim != 4 or head_axis not in (-3, 1)):
+        attn_mask = _with_four_axes(attn_mask.expand(*query.shape[:-1], key.shape[-2]), head_axis)
+    query, key = _with_four_axes(query, head_axis), _with_four_axes(key, head_axis)
     if enable_gqa and key.shape[1] != query.shape[1]:
         key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
     return QueryKey(query, key, scale, attn_mask, is_causal)

@@ -3,11 +3,12 @@
 import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from torch import nn
 
 GridMeasure = Callable[[nn.Module, tuple[Any, ...]], tuple[int, int]]
+MapLayout = Literal["NHWC", "NCHW"]
 
 # Libraries with an adapter: the first part of a class's module name -> the file in this folder.
 ADAPTERS = {"timm": "tapadl.attach.timm"}
@@ -15,11 +16,13 @@ ADAPTERS = {"timm": "tapadl.attach.timm"}
 
 @dataclass(frozen=True)
 class MeasuredGrid:
-    """A grid that is read anew in every forward, from the input of `module` (a patch embedding).
+    """A grid that is read anew in every forward, from the input of `module`.
 
     Args:
-        module: The module whose call shows the grid.
-        measure: `(module, inputs) -> (rows, cols)`; a plain function, so that models stay copyable.
+        module: The module whose call shows the grid, before the tokens reach TAP: the patch embedding, or a
+            block that is told the grid.
+        measure: `(module, inputs) -> (rows, cols)`, the inputs being the positional arguments of the call; a
+            plain function, so that models stay copyable.
     """
 
     module: nn.Module
@@ -33,20 +36,28 @@ class Site:
     Args:
         block: The block that owns the attention; TAP becomes its child `tap`.
         attention: The module in which softmax attention is computed.
-        norm: The norm in front of the attention, called with the tokens (B, N, C), feeding nothing else.
+        norm: The module whose first argument TAP pools: the norm in front of the attention, or the attention
+            itself where the norm comes after it. What it is called with must feed nothing but the attention.
         num_prefix_tokens: Class, distillation and register tokens in front of the patches.
-        grid: The fixed (rows, cols) of the patches, or a MeasuredGrid.
+        grid: The fixed (rows, cols) of the patches, or a MeasuredGrid, for tokens (B, N, C); "NHWC" or "NCHW"
+            where `norm` is called with a map.
         refuses_tap: Why TAP does not fit here; empty where it does.
         refuses_adl: Why ADL has no meaning here; empty where it has.
+        entry: The method of `norm` that takes the tokens, "forward" for a module that is called. A block that
+            cuts its tokens into windows between the residual and the attention does it in such a method.
+        head_axis: Where the heads stand in query (..., N, D) and map (..., N, M); what else stands in front,
+            windows for example, counts as batch. None for a single head without an axis.
     """
 
     block: nn.Module
     attention: nn.Module
     norm: nn.Module
     num_prefix_tokens: int
-    grid: tuple[int, int] | MeasuredGrid
+    grid: tuple[int, int] | MeasuredGrid | MapLayout
     refuses_tap: str = ""
     refuses_adl: str = ""
+    entry: str = "forward"
+    head_axis: int | None = -3
 
 
 def find_sites(model: nn.Module) -> list[Site]:

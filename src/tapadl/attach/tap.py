@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast, get_args
 
 import torch
 from torch import nn
 
 from tapadl.attach.recomputation import recomputing
-from tapadl.attach.site import GridMeasure, MeasuredGrid, Site, select_sites
+from tapadl.attach.site import GridMeasure, MapLayout, MeasuredGrid, Site, select_sites
 from tapadl.nn import TokenAwareAveragePooling
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -64,7 +64,11 @@ class AttachedTAP(TokenAwareAveragePooling):
     """The TAP module of one block of a model, with what it must know about that model."""
 
     def __init__(
-        self, site_name: str, num_prefix_tokens: int, grid: tuple[int, int] | GridRecorder, **options: Any
+        self,
+        site_name: str,
+        num_prefix_tokens: int,
+        grid: tuple[int, int] | GridRecorder | MapLayout,
+        **options: Any,
     ):
         super().__init__(**options)
         self.site_name = site_name
@@ -79,20 +83,36 @@ class AttachedTAP(TokenAwareAveragePooling):
 
     def before_norm(self, _norm: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         """Forward pre-hook of the norm: hands it the pooled tokens, while the residual keeps the others."""
-        tokens = inputs[0]
+        return self.pool(inputs[0]), *inputs[1:]
+
+    def pool(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Tokens (B, N, C), or a map in the layout of the site, after pooling."""
         if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
             raise RuntimeError(
                 "torch.jit.trace would fix the grid of TAP in silence; use torch.export instead"
             )
-        grid_size = self._grid_of(tokens)
         if recomputing():
             with _statistics_left_alone(cast(nn.BatchNorm2d, self.dilation_predictor.proj[1])):
-                return self(tokens, grid_size, self.num_prefix_tokens), *inputs[1:]
-        return self(tokens, grid_size, self.num_prefix_tokens), *inputs[1:]
+                return self._pool(tokens)
+        return self._pool(tokens)
+
+    def _pool(self, tokens: torch.Tensor) -> torch.Tensor:
+        if self.grid not in get_args(MapLayout):
+            pooled: torch.Tensor = self(tokens, self._grid_of(tokens), self.num_prefix_tokens)
+            return pooled
+        if tokens.ndim != 4:
+            raise RuntimeError(
+                f"expected a map of tokens in the layout {self.grid} in front of {self.site_name}, "
+                f"got {tuple(tokens.shape)}"
+            )
+        token_map = tokens if self.grid == "NHWC" else tokens.permute(0, 2, 3, 1)
+        grid_size = (token_map.shape[1], token_map.shape[2])
+        pooled_map: torch.Tensor = self(token_map.flatten(1, 2), grid_size).unflatten(1, grid_size)
+        return pooled_map if self.grid == "NHWC" else pooled_map.permute(0, 3, 1, 2)
 
     def _grid_of(self, tokens: torch.Tensor) -> tuple[int, int]:
         if not isinstance(self.grid, GridRecorder):
-            return self.grid
+            return cast(tuple[int, int], self.grid)
         num_patches = tokens.shape[1] - self.num_prefix_tokens
         grid_size = self.grid.grid_of(num_patches)
         if grid_size is None:
@@ -102,6 +122,19 @@ class AttachedTAP(TokenAwareAveragePooling):
                 f"must be called as a module; no token may be dropped between it and TAP"
             )
         return grid_size
+
+
+class PooledEntry:
+    """A method of a block that pools its tokens first; it stands in front of the method of the class."""
+
+    def __init__(self, tap: AttachedTAP, owner: nn.Module, method: str) -> None:
+        self.tap = tap
+        self.owner = owner
+        self.method = method
+
+    def __call__(self, tokens: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        """What the method gives for the pooled tokens."""
+        return getattr(type(self.owner), self.method)(self.owner, self.tap.pool(tokens), *args, **kwargs)
 
 
 @contextmanager
@@ -175,7 +208,10 @@ def attach_tap(
     for site, tap in added:
         like = next(site.block.parameters())
         site.block.add_module("tap", tap.to(like.device, like.dtype).train(site.block.training))
-        site.norm.register_forward_pre_hook(tap.before_norm)
+        if site.entry == "forward":
+            site.norm.register_forward_pre_hook(tap.before_norm)
+        else:
+            setattr(site.norm, site.entry, PooledEntry(tap, site.norm, site.entry))
     return model
 
 
@@ -199,6 +235,9 @@ def detach_tap(model: Model) -> Model:
         for hook_id, hook in list(module._forward_pre_hooks.items()):
             if isinstance(getattr(hook, "__self__", None), AttachedTAP | GridRecorder):
                 del module._forward_pre_hooks[hook_id]
+        for name, value in list(vars(module).items()):
+            if isinstance(value, PooledEntry):
+                delattr(module, name)
         if _tap_of(module) is not None:
             del module.tap
     return model
@@ -232,18 +271,21 @@ def _check(model: nn.Module, chosen: list[tuple[str, Site]], options: dict[str, 
 
 
 def _width(name: str, site: Site) -> int:
-    for candidate in (getattr(site.norm, "normalized_shape", None), getattr(site.norm, "weight", None)):
-        if candidate is not None:
-            shape = candidate.shape if isinstance(candidate, torch.Tensor) else candidate
-            return int(shape[-1])
+    """Channels of the tokens: of the norm, or, where the attention is hooked itself, of its projection."""
+    for module in (site.norm, *site.attention.modules()):
+        for attribute in ("normalized_shape", "in_features", "in_channels", "weight"):
+            found = getattr(module, attribute, None)
+            shape = found.shape if isinstance(found, torch.Tensor) else found
+            if shape is not None:
+                return int(shape if isinstance(shape, int) else shape[-1])
     raise ValueError(
         f"cannot tell the width of the tokens at {name} from its norm {type(site.norm).__name__}"
     )
 
 
 def _grid_source(
-    grid: tuple[int, int] | MeasuredGrid, new_recorders: dict[nn.Module, GridRecorder]
-) -> tuple[int, int] | GridRecorder:
+    grid: tuple[int, int] | MeasuredGrid | MapLayout, new_recorders: dict[nn.Module, GridRecorder]
+) -> tuple[int, int] | GridRecorder | MapLayout:
     if not isinstance(grid, MeasuredGrid):
         return grid
     for hook in grid.module._forward_pre_hooks.values():
