@@ -207,13 +207,6 @@ def test_attention_of_another_shape_is_named_with_what_is_expected():
             diversification()
 
 
-def test_multihead_attention_that_hides_query_and_key_is_refused():
-    model = nn.TransformerEncoderLayer(8, 2, batch_first=True)
-    site = tapadl.Site(model, model.self_attn, model.norm1, 0, (2, 3))
-    with pytest.raises(ValueError, match=r"nn.MultiheadAttention hides its query and key"):
-        tapadl.AttentionDiversificationLoss(model, sites=[site])
-
-
 def test_shared_attention_counts_twice(make_vit, images):
     model = make_vit()
     model.blocks[1].attn = model.blocks[0].attn

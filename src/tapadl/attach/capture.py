@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode, _get_current_function_mode
 
+from tapadl.attach.multihead import audible_multi_head_attention
 from tapadl.attach.recomputation import recomputing
 from tapadl.attach.site import MeasuredGrid, Site
 
@@ -42,6 +43,36 @@ class StoredMap:
 Captured = QueryKey | StoredMap
 
 
+@dataclass(frozen=True)
+class HeadLayout:
+    """Where the heads stand in query (..., N, D) and map (..., N, M); what stands beside them is batch.
+
+    Args:
+        axis: Of the heads; None where they are folded into the batch, (B H, N, D).
+        num_heads: H, for heads that are folded.
+    """
+
+    axis: int | None
+    num_heads: int
+
+    @classmethod
+    def of(cls, site: Site) -> "HeadLayout":
+        """The layout at a site."""
+        folded = isinstance(site.attention, nn.MultiheadAttention)  # in maps; query and key have 4 axes
+        return cls(None if folded else site.head_axis, getattr(site.attention, "num_heads", 1))
+
+    @property
+    def num_axes(self) -> int:
+        """The fewest axes such a tensor has."""
+        return 3 if self.axis is None else 4
+
+    def four_axes(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The tensor as (B, H, N, D)."""
+        if self.axis is None:
+            return tensor if tensor.ndim == 4 else tensor.unflatten(0, (-1, self.num_heads))
+        return tensor.movedim(self.axis, -3).flatten(0, -4)
+
+
 class AttentionCapture:
     """Listens to the attentions of a model and keeps references to what they computed in the last forward.
 
@@ -62,7 +93,7 @@ class AttentionCapture:
         self._inside_model = False
         self._heard: list[list[Captured]] = [[] for _ in sites]
         self._ran = [False for _ in sites]
-        self._head_axes = [site.head_axis for site in sites]
+        self._heads = [HeadLayout.of(site) for site in sites]
         entries = {site.grid.module: None for site in sites if isinstance(site.grid, MeasuredGrid)}
         self._handles = [
             # prepend: hooks of two captures on one module nest, so that each leaves the mode it entered
@@ -131,9 +162,9 @@ class AttentionCapture:
         self._ran[index] = True
         return self._heard[index]
 
-    def head_axis(self, index: int) -> int | None:
+    def heads(self, index: int) -> "HeadLayout":
         """Where the heads stand in what a site computes."""
-        return self._head_axes[index]
+        return self._heads[index]
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy (deepcopy, EMA, pickle) has the hooks but hears nothing."""
@@ -142,7 +173,7 @@ class AttentionCapture:
             "_has_entries": False,
             "_heard": [],
             "_ran": [],
-            "_head_axes": [],
+            "_heads": [],
             "_handles": [],
             "_listeners": [],
         }
@@ -160,7 +191,7 @@ class SiteListener:
         """Forward pre-hook."""
         self.take_off_the_interrupted()
         if self.capture.listens():
-            mode = _AttentionMode(self.capture.hear(self.index), self.capture.head_axis(self.index))
+            mode = _AttentionMode(self.capture.hear(self.index), self.capture.heads(self.index))
             mode.__enter__()  # type: ignore[no-untyped-call]
             self.entered.append(mode)
 
@@ -185,33 +216,24 @@ SOFTMAXES = (torch.softmax, torch.Tensor.softmax, F.softmax)
 
 
 class _AttentionMode(TorchFunctionMode):
-    def __init__(self, heard: list[Captured], head_axis: int | None) -> None:
+    def __init__(self, heard: list[Captured], heads: "HeadLayout") -> None:
         super().__init__()
         self.heard: list[Captured] | None = heard  # None: its call was interrupted
-        self.head_axis = head_axis
+        self.heads = heads
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func is F.multi_head_attention_forward and self.heard is not None:
+            with self:
+                return audible_multi_head_attention(*args, **kwargs)
         output = func(*args, **kwargs)
-        if self.heard is None or not isinstance(output, torch.Tensor) or output.ndim < self._axes():
+        if self.heard is None or not isinstance(output, torch.Tensor) or output.ndim < self.heads.num_axes:
             return output
         if func is F.scaled_dot_product_attention:
-            self.heard.append(_query_key(self.head_axis, *args, **kwargs))
+            self.heard.append(_query_key(self.heads, *args, **kwargs))
         elif func in SOFTMAXES and _dim(*args, **kwargs) in (-1, output.ndim - 1):
-            self.heard.append(StoredMap(_with_four_axes(output, self.head_axis)))
+            self.heard.append(StoredMap(self.heads.four_axes(output)))
         return output
-
-    def _axes(self) -> int:
-        return 3 if self.head_axis is None else 4
-
-
-def _with_four_axes(tensor: torch.Tensor, head_axis: int | None) -> torch.Tensor:
-    """(B, H, N, D) of a tensor with its heads elsewhere; what stands beside them counts as batch."""
-    if head_axis is None:
-        tensor, head_axis = tensor.unsqueeze(-3), -3
-    if head_axis != -3:
-        tensor = tensor.movedim(head_axis, -3)
-    return tensor if tensor.ndim == 4 else tensor.flatten(0, -4)
 
 
 def _dim(_scores: torch.Tensor, dim: int | None = None, *_: Any, **__: Any) -> int | None:
@@ -219,7 +241,7 @@ def _dim(_scores: torch.Tensor, dim: int | None = None, *_: Any, **__: Any) -> i
 
 
 def _query_key(
-    head_axis: int | None,
+    heads: HeadLayout,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -229,9 +251,9 @@ def _query_key(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> QueryKey:
-    if attn_mask is not None and (query.ndim != 4 or head_axis not in (-3, 1)):
-        attn_mask = _with_four_axes(attn_mask.expand(*query.shape[:-1], key.shape[-2]), head_axis)
-    query, key = _with_four_axes(query, head_axis), _with_four_axes(key, head_axis)
-    if enable_gqa and key.shape[1] != query.shape[1]:
+    if attn_mask is not None and query.ndim != 4:
+        attn_mask = heads.four_axes(attn_mask.expand(*query.shape[:-1], key.shape[-2]))
+    query, key = heads.four_axes(query), heads.four_axes(key)
+    if key.shape[1] != query.shape[1]:  # grouped heads, or one key for all
         key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
     return QueryKey(query, key, scale, attn_mask, is_causal)

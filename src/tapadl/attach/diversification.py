@@ -69,11 +69,6 @@ class AttentionDiversificationLoss:
         for name, site in chosen:
             if site.refuses_adl:
                 raise ValueError(f"ADL has no meaning at {name}: {site.refuses_adl}")
-            if isinstance(site.attention, nn.MultiheadAttention):
-                raise ValueError(
-                    f"ADL cannot listen to {name}: nn.MultiheadAttention hides its query and key; "
-                    f"compute the attention with scaled_dot_product_attention"
-                )
         self.tau = tau
         self.impl: DiversificationImpl = impl
         self.patch_tokens_only = patch_tokens_only

@@ -212,6 +212,8 @@ def attach_tap(
             site.norm.register_forward_pre_hook(tap.before_norm)
         else:
             setattr(site.norm, site.entry, PooledEntry(tap, site.norm, site.entry))
+            # torch's one kernel for a whole TransformerEncoderLayer passes the method by, unless there are hooks
+            tap.register_forward_pre_hook(_change_nothing)
     return model
 
 
@@ -243,6 +245,10 @@ def detach_tap(model: Model) -> Model:
     return model
 
 
+def _change_nothing(_module: nn.Module, _inputs: tuple[Any, ...]) -> None:
+    """A hook that is only there."""
+
+
 def _tap_of(block: nn.Module) -> AttachedTAP | None:
     tap = getattr(block, "tap", None)
     return tap if isinstance(tap, AttachedTAP) else None
@@ -258,6 +264,11 @@ def _check(model: nn.Module, chosen: list[tuple[str, Site]], options: dict[str, 
             )
         if site.refuses_tap:
             raise ValueError(f"TAP does not fit {name}: {site.refuses_tap}")
+        if isinstance(site.norm, nn.MultiheadAttention) and site.entry == "forward":
+            raise ValueError(
+                f"expected the norm in front of {name}'s nn.MultiheadAttention, got the attention itself, where "
+                f"TAP would pool the query alone; name the norm, or the method that calls the attention (entry)"
+            )
         tap = _tap_of(site.block)
         if tap is None and hasattr(site.block, "tap"):
             raise ValueError(
