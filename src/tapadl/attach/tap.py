@@ -212,7 +212,7 @@ def attach_tap(
             site.norm.register_forward_pre_hook(tap.before_norm)
         else:
             setattr(site.norm, site.entry, PooledEntry(tap, site.norm, site.entry))
-            # torch's one kernel for a whole TransformerEncoderLayer passes the method by, unless there are hooks
+            # without hooks, torch's kernel for a whole TransformerEncoderLayer would leave TAP out
             tap.register_forward_pre_hook(_change_nothing)
     return model
 
@@ -266,8 +266,8 @@ def _check(model: nn.Module, chosen: list[tuple[str, Site]], options: dict[str, 
             raise ValueError(f"TAP does not fit {name}: {site.refuses_tap}")
         if isinstance(site.norm, nn.MultiheadAttention) and site.entry == "forward":
             raise ValueError(
-                f"expected the norm in front of {name}'s nn.MultiheadAttention, got the attention itself, where "
-                f"TAP would pool the query alone; name the norm, or the method that calls the attention (entry)"
+                f"expected the norm in front of the nn.MultiheadAttention of {name}, got the attention itself, "
+                f"where TAP would pool the query alone; name the norm, or as entry the method that calls it"
             )
         tap = _tap_of(site.block)
         if tap is None and hasattr(site.block, "tap"):
