@@ -3,9 +3,9 @@
 from typing import Any, Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
+from tapadl.nn.dilation_predictor import DilationPredictor
 from tapadl.ops.pooling import PoolingImpl, checked_grid, token_aware_pooling
 
 PoolingInit = Literal["paper", "identity"]
@@ -16,7 +16,8 @@ class TokenAwareAveragePooling(nn.Module):
 
     A small predictor gives each patch a softmax over K branches: the token itself (dilation 0) and the means
     over its 3x3 neighbours 1 .. K-1 patches apart; the output is their weighted sum. It sits in front of the
-    norm of an attention, on the attention's branch only.
+    norm of an attention, on the attention's branch only. With `ndim=1` the tokens are a sequence, such as
+    text: every 3x3 becomes a 3.
 
     Args:
         dim: Width C of the tokens, at least 1.
@@ -24,6 +25,9 @@ class TokenAwareAveragePooling(nn.Module):
         temperature: Divisor of the predicted scores, above 0; large values even the branches out.
         init: "paper", or "identity" to add a parameter `gate` (dim,), zero at the start, and give
             `tokens + gate * (TAP(tokens) - tokens)`: a pretrained model is unchanged until the gate learns.
+        ndim: Sides of the grid: 2 for images, 1 for sequences.
+        causal: Whether a token may see only itself and earlier ones, in the pooling and in the predictor; for
+            sequences. In training the batch norm's statistics still are those of all tokens together.
 
     Attributes:
         dilation_predictor: Convolution C -> K, batch norm, convolution K -> K, both 3x3 and without bias.
@@ -42,13 +46,23 @@ class TokenAwareAveragePooling(nn.Module):
         torch.Size([2, 16, 8])
         >>> sum(parameter.numel() for parameter in tap.parameters()) == 36 * 8 + 152
         True
+        >>> sequence = TokenAwareAveragePooling(dim=8, ndim=1, causal=True)
+        >>> sequence(torch.randn(2, 7, 8), grid_size=(7,)).shape
+        torch.Size([2, 7, 8])
     """
 
     gate: nn.Parameter | None
     impl: PoolingImpl = "auto"
 
     def __init__(
-        self, dim: int, num_branches: int = 4, temperature: float = 1.0, init: PoolingInit = "paper"
+        self,
+        dim: int,
+        num_branches: int = 4,
+        temperature: float = 1.0,
+        init: PoolingInit = "paper",
+        *,
+        ndim: Literal[1, 2] = 2,
+        causal: bool = False,
     ) -> None:
         super().__init__()
         if dim < 1:
@@ -59,21 +73,35 @@ class TokenAwareAveragePooling(nn.Module):
             raise ValueError(f"expected temperature above 0, got {temperature}")
         if init not in get_args(PoolingInit):
             raise ValueError(f"expected init to be one of {', '.join(get_args(PoolingInit))}, got {init!r}")
+        if ndim not in (1, 2):
+            raise ValueError(f"expected ndim to be 2 (images) or 1 (sequences), got {ndim!r}")
+        if causal and ndim != 1:
+            raise ValueError(
+                f"expected ndim=1 (a sequence) with causal=True, got ndim={ndim}"
+            )
         self.dim = dim
         self.num_branches = num_branches
         self.temperature = temperature
-        self.dilation_predictor = DilationPredictor(dim, num_branches)
+        self.ndim = ndim
+        self.causal = causal
+        self.dilation_predictor = DilationPredictor(dim, num_branches, ndim, causal)
         self.register_parameter("gate", nn.Parameter(torch.zeros(dim)) if init == "identity" else None)
 
     def forward(
-        self, tokens: torch.Tensor, grid_size: tuple[int, int], num_prefix_tokens: int = 0
+        self,
+        tokens: torch.Tensor,
+        grid_size: tuple[int, ...],
+        num_prefix_tokens: int = 0,
+        padding_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Pooled tokens.
 
         Args:
             tokens: Prefix and patch tokens (B, N, C), floating; N = num_prefix_tokens + rows * cols.
-            grid_size: Rows and columns of the patch grid.
+            grid_size: (rows, cols) of the patch grid; the (length,) of a sequence where `ndim` is 1.
             num_prefix_tokens: Class, distillation and register tokens in front; they are left alone.
+            padding_mask: (B, N) bool, True where a token is padding, as in `torch.nn.TransformerEncoder`:
+                it stays as it is, and the others are pooled as if the sequence ended there.
 
         Returns:
             The tokens (B, N, C) after pooling, in the dtype of `tokens`.
@@ -81,18 +109,24 @@ class TokenAwareAveragePooling(nn.Module):
         Raises:
             ValueError: If the tokens do not fit the module or the grid.
         """
-        branch_weights = self.branch_weights(tokens, grid_size, num_prefix_tokens)
+        branch_weights = self.branch_weights(tokens, grid_size, num_prefix_tokens, padding_mask)
         pooled = token_aware_pooling(
             tokens,
             branch_weights,
             grid_size=grid_size,
             num_prefix_tokens=num_prefix_tokens,
+            causal=self.causal,
+            padding_mask=padding_mask,
             impl=self.impl,
         )
         return pooled if self.gate is None else torch.lerp(tokens, pooled, self.gate.to(tokens.dtype))
 
     def branch_weights(
-        self, tokens: torch.Tensor, grid_size: tuple[int, int], num_prefix_tokens: int = 0
+        self,
+        tokens: torch.Tensor,
+        grid_size: tuple[int, ...],
+        num_prefix_tokens: int = 0,
+        padding_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """The weights the predictor gives the branches at each patch.
 
@@ -100,25 +134,31 @@ class TokenAwareAveragePooling(nn.Module):
             tokens: As in `forward`.
             grid_size: As in `forward`.
             num_prefix_tokens: As in `forward`.
+            padding_mask: As in `forward`; the weights of padding mean nothing.
 
         Returns:
-            Weights (B, K, rows, cols) in at least float32, positive, with sum 1 over K.
+            Weights (B, K, *grid_size) in at least float32, positive, with sum 1 over K.
 
         Raises:
             ValueError: If the tokens do not fit the module or the grid.
         """
-        grid = checked_grid(tokens, grid_size, num_prefix_tokens)
+        grid = checked_grid(tokens, grid_size, num_prefix_tokens, padding_mask)
+        if grid.ndim != self.ndim:
+            raise ValueError(
+                f"expected grid_size={'(rows, cols)' if self.ndim == 2 else '(length,)'}, as this module was "
+                f"built with ndim={self.ndim}, got {tuple(grid_size)}"
+            )
         if tokens.shape[2] != self.dim:
             raise ValueError(f"expected tokens of shape (B, N, {self.dim}), got {tuple(tokens.shape)}")
-        _, patches = grid.split(tokens)
-        scores: torch.Tensor = self.dilation_predictor(grid.to_map(patches))
+        scores: torch.Tensor = self.dilation_predictor(tokens, grid, padding_mask)
         at_least_float32 = torch.promote_types(torch.float32, scores.dtype)
         return torch.softmax(scores / self.temperature, dim=1, dtype=at_least_float32)
 
     def extra_repr(self) -> str:
         """Arguments of the constructor, for `print`."""
         init = "paper" if self.gate is None else "identity"
-        return f"{self.dim}, num_branches={self.num_branches}, temperature={self.temperature}, init={init!r}"
+        settings = f"num_branches={self.num_branches}, temperature={self.temperature}, init={init!r}"
+        return f"{self.dim}, {settings}" + (f", ndim=1, causal={self.causal}" if self.ndim == 1 else "")
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         # One kind holds a gate and the other does not; strict=False would mix them up in silence.
@@ -133,38 +173,3 @@ class TokenAwareAveragePooling(nn.Module):
                 f'built with init="{own}"; build it with init="{given}" to load it'
             )
         super()._load_from_state_dict(state_dict, prefix, *args)
-
-
-class DilationPredictor(nn.Module):
-    """Scores (B, K, rows, cols) of the branches from a map of patch tokens (B, C, rows, cols)."""
-
-    def __init__(self, dim: int, num_branches: int) -> None:
-        super().__init__()
-        self.proj = nn.Sequential(
-            _FewChannelsConv2d(dim, num_branches, kernel_size=3, padding=1, bias=False),
-            nn.BatchNorm2d(num_branches),
-            nn.Conv2d(num_branches, num_branches, kernel_size=3, padding=1, bias=False),
-        )
-
-    def forward(self, patch_map: torch.Tensor) -> torch.Tensor:
-        """Scores before temperature and softmax."""
-        scores: torch.Tensor = self.proj(patch_map)
-        return scores
-
-
-class _FewChannelsConv2d(nn.Conv2d):
-    """A 3x3 convolution of many channels into few, from a map that lies channels last in memory.
-
-    One matrix product gives 9 K values per token, then nine shifted adds put them in place: convolutions
-    round K up to a vector of channels and pay for the whole of it. The nine are added in at least float32. A
-    compiler gets the plain convolution.
-    """
-
-    def forward(self, patch_map: torch.Tensor) -> torch.Tensor:
-        if torch.compiler.is_compiling():
-            return super().forward(patch_map)
-        # fold adds the value of the kernel's last corner where a convolution reads the first.
-        kernel = self.weight.flip(2, 3).flatten(2).transpose(1, 2).flatten(0, 1)
-        values = torch.matmul(kernel, patch_map.flatten(2))
-        wide = values.to(torch.promote_types(values.dtype, torch.float32))
-        return F.fold(wide, patch_map.shape[-2:], kernel_size=3, padding=1).to(values.dtype)

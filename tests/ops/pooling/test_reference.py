@@ -33,7 +33,7 @@ def test_first_and_second_gradients_agree_with_differences():
     weights = torch.rand(1, 3, 2, 2, dtype=torch.float64, requires_grad=True)
 
     def pool(tokens, weights):
-        return token_aware_pooling(tokens, weights, PatchGrid(2, 2, 1))
+        return token_aware_pooling(tokens, weights, PatchGrid((2, 2), 1))
 
     assert torch.autograd.gradcheck(pool, (tokens, weights))
     assert torch.autograd.gradgradcheck(pool, (tokens, weights))

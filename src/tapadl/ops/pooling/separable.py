@@ -1,11 +1,14 @@
 """Token-aware average pooling as one sparse mixing of tokens: the fast form for any device.
 
 The pooling is separable, S x 1: every channel is mixed by the same sparse matrix S over the patches, and the
-branches fold into S before any channel is read. Row p of S holds `w_0 + sum over d of w_d / 9` for the patch
-itself and `w_d / 9` for each of the eight patches at distance d, with the weights w of patch p; no branch is
-ever built. A bag of embeddings does the rest in one pass over the tokens: a row and a factor per neighbour.
+branches fold into S before any channel is read. With n neighbours at each distance (8 on an image, 2 on a
+sequence), row p of S holds `w_0 + sum over d of w_d / (n + 1)` for the patch itself and `w_d / (n + 1)` for
+each patch at distance d, with the weights w of patch p; no branch is ever built. A bag of embeddings does the
+rest in one pass over the tokens: a row and a factor per neighbour. Prefix tokens go along as bags that nobody
+reads, because leaving them out would cost a copy of all others.
 
-Shapes: B batch, P patches, K branches, J = 8 (K - 1) + 1 neighbours (the patch itself first), C channels.
+Shapes: B batch, N tokens, P patches, K branches, J = n (K - 1) + 1 neighbours (the patch itself first),
+C channels.
 """
 
 from typing import Any, NamedTuple
@@ -17,10 +20,12 @@ from tapadl.ops.transforms import has_hidden_batch, is_transformed
 from tapadl.tokens import PatchGrid
 
 
-def token_aware_pooling(tokens: torch.Tensor, branch_weights: torch.Tensor, grid: PatchGrid) -> torch.Tensor:
+def token_aware_pooling(
+    tokens: torch.Tensor, branch_weights: torch.Tensor, grid: PatchGrid, causal: bool = False
+) -> torch.Tensor:
     """See `tapadl.token_aware_pooling`; arguments are taken as checked there."""
-    neighbours = _neighbours(grid, branch_weights.shape[1], tokens.device)
-    pooled: torch.Tensor = _TokenMixing.apply(tokens, branch_weights, grid, *neighbours)
+    neighbours = _neighbours(grid, branch_weights.shape[1], causal, tokens.device)
+    pooled: torch.Tensor = _TokenMixing.apply(tokens, branch_weights, grid, causal, *neighbours)
     return pooled
 
 
@@ -29,21 +34,26 @@ class _TokenMixing(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        tokens: torch.Tensor, branch_weights: torch.Tensor, grid: PatchGrid, *neighbours: torch.Tensor
+        tokens: torch.Tensor,
+        branch_weights: torch.Tensor,
+        grid: PatchGrid,
+        causal: bool,
+        *neighbours: torch.Tensor,
     ) -> torch.Tensor:
         table = _Neighbours(*neighbours)
-        factors = _own_factors(branch_weights, tokens, table)
-        return _mix(tokens, factors, _row_index(tokens, table.patch, grid), grid)
+        factors = _factors(branch_weights, tokens, table, grid)
+        return _mix(tokens, factors, _row_index(tokens, table), grid)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
-        tokens, branch_weights, ctx.grid, *neighbours = inputs
+        tokens, branch_weights, ctx.grid, ctx.causal, *neighbours = inputs
         ctx.save_for_backward(tokens, branch_weights, *neighbours)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         tokens, branch_weights, *table = ctx.saved_tensors
         neighbours = _Neighbours(*table)
+        no_gradient = (None,) * (2 + len(table))
         grad_tokens = grad_weights = None
 
         def pool(tokens: torch.Tensor, branch_weights: torch.Tensor) -> torch.Tensor:
@@ -52,111 +62,116 @@ class _TokenMixing(torch.autograd.Function):
         eager = not torch.compiler.is_compiling()
         if torch.is_grad_enabled() or (eager and is_transformed(grad)):
             # Somebody will transform or differentiate this gradient, so operations are taken that allow it.
-            grad_tokens, grad_weights = torch.func.vjp(pool, tokens, branch_weights)[1](grad)
-            return grad_tokens, grad_weights, None, None, None, None
+            return *torch.func.vjp(pool, tokens, branch_weights)[1](grad), *no_gradient
         if eager and has_hidden_batch(grad):
             # Neither bags nor torch.func know this batch; the gradients torch has for plain operations do.
             with torch.enable_grad():
                 inputs = tokens.detach().requires_grad_(), branch_weights.detach().requires_grad_()
-                return *torch.autograd.grad(pool(*inputs), inputs, grad), None, None, None, None
-        index = _row_index(tokens, neighbours.patch, ctx.grid)
+                return *torch.autograd.grad(pool(*inputs), inputs, grad), *no_gradient
         if ctx.needs_input_grad[0]:
-            # Being a neighbour is mutual, so column p of S has its entries where row p has them; they are
-            # made of the neighbour's weights.
-            factors = _factors(branch_weights, tokens, neighbours.patch, neighbours)
-            grad_tokens = _mix(grad, factors, index, ctx.grid).to(tokens.dtype)
+            # Being a neighbour is mutual on an image, so column p of S has its entries where row p has them,
+            # made of the neighbour's weights. In a causal sequence those who look at a token come after it.
+            onlookers = neighbours
+            if ctx.causal:
+                onlookers = _neighbours(ctx.grid, branch_weights.shape[1], True, tokens.device, step=-1)
+            factors = _factors(branch_weights, tokens, onlookers, ctx.grid, weigh=onlookers.token)
+            grad_tokens = _mix(grad, factors, _row_index(grad, onlookers), ctx.grid).to(tokens.dtype)
         if ctx.needs_input_grad[1]:
-            dots = _dots(grad, tokens, index, ctx.grid)
-            grad_weights = _sum_into_weights(dots, branch_weights, neighbours)
-        return grad_tokens, grad_weights, None, None, None, None
+            dots = _dots(grad, tokens, _row_index(tokens, neighbours))
+            grad_weights = _sum_into_weights(dots, branch_weights, neighbours, ctx.grid)
+        return grad_tokens, grad_weights, *no_gradient
 
 
 class _Neighbours(NamedTuple):
-    patch: torch.Tensor  # (P, J) int32, which patch; the patch itself where the neighbour is off the map
-    inside: torch.Tensor  # (P, J) bool, whether the neighbour is on the map
-    branch: torch.Tensor  # (J,) int64, the branch it belongs to, that is its distance
+    token: torch.Tensor  # (N, J) int32, which token; the token itself where the neighbour is off the map
+    inside: torch.Tensor  # (N, J) bool, whether the neighbour is on the map; False for prefix tokens
+    branch: torch.Tensor  # (J,) int32, the branch it belongs to, that is its distance
 
 
-def _neighbours(grid: PatchGrid, num_branches: int, device: torch.device) -> _Neighbours:
+def _neighbours(
+    grid: PatchGrid, num_branches: int, causal: bool, device: torch.device, step: int = 1
+) -> _Neighbours:
     # Computed on the device: a list copied there would make the host wait for it in every forward.
-    neighbour = torch.arange(8 * (num_branches - 1) + 1, device=device)
-    branch = (neighbour + 7) // 8
-    eighth = (neighbour - 1) % 8
-    cell = eighth + (eighth >= 4)  # of the 3 x 3 cells row by row, all but the middle
-    row_step, col_step = branch * (cell // 3 - 1), branch * (cell % 3 - 1)
-    row = torch.arange(grid.rows, device=device)[:, None, None] + row_step
-    col = torch.arange(grid.cols, device=device)[:, None] + col_step
-    inside = ((row >= 0) & (row < grid.rows)) & ((col >= 0) & (col < grid.cols))
-    own = torch.arange(grid.num_patches, dtype=torch.int32, device=device).reshape(grid.rows, grid.cols, 1)
-    patch = torch.where(inside, (row * grid.cols).int() + col.int(), own)
-    return _Neighbours(patch.flatten(0, 1), inside.flatten(0, 1), branch)
-
-
-def _own_factors(branch_weights: torch.Tensor, tokens: torch.Tensor, neighbours: _Neighbours) -> torch.Tensor:
-    """Factors (B, P, J) by which a patch takes in its neighbours: rows of S."""
-    own = torch.arange(len(neighbours.patch), device=tokens.device)[:, None]
-    return _factors(branch_weights, tokens, own, neighbours)
+    num_neighbours = 3**grid.ndim - 1
+    middle, own_cell = (2, num_neighbours) if causal else (1, num_neighbours // 2)
+    neighbour = torch.arange(num_neighbours * (num_branches - 1) + 1, dtype=torch.int32, device=device)
+    branch = (neighbour + (num_neighbours - 1)) // num_neighbours
+    cell = (neighbour - 1) % num_neighbours
+    cell = cell + (cell >= own_cell)  # of the 3 or 3 x 3 cells row by row, all but the token's own
+    own = torch.arange(grid.num_tokens, dtype=torch.int32, device=device)[:, None]
+    patch = own - grid.num_prefix_tokens
+    inside, target, stride = patch >= 0, own, 1
+    for axis, side in enumerate(reversed(grid.size)):
+        shift = step * branch * (cell // 3**axis % 3 - middle)
+        place = patch // stride % side + shift
+        inside = inside & (place >= 0) & (place < side)
+        target, stride = target + stride * shift, stride * side
+    return _Neighbours(torch.where(inside, target, own), inside, branch)
 
 
 def _factors(
-    branch_weights: torch.Tensor, tokens: torch.Tensor, weighing_patch: torch.Tensor, neighbours: _Neighbours
+    branch_weights: torch.Tensor,
+    tokens: torch.Tensor,
+    neighbours: _Neighbours,
+    grid: PatchGrid,
+    weigh: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Factors (B, P, J) of the neighbours, made of the weights of `weighing_patch` (P, J) or (P, 1)."""
+    """Factors (B, N, J) of the neighbours, made of each token's own weights or those of tokens `weigh`."""
     _, inside, branch = neighbours
     weights = branch_weights.flatten(2).to(_accumulation_dtype(branch_weights, tokens))
-    ring = weights[:, 1:] / 9
+    ring = weights[:, 1:] / 3**grid.ndim
     own = weights[:, :1] + ring.sum(1, keepdim=True)
     off_the_map = weights.new_zeros(weights.shape[0], 1)
     table = torch.cat((own.flatten(1), ring.flatten(1), off_the_map), dim=1)
-    place = torch.where(inside, branch * inside.shape[0] + weighing_patch, table.shape[1] - 1)
-    batch = table.shape[0]
-    return table.gather(1, place.reshape(1, -1).expand(batch, -1)).reshape(batch, *inside.shape)
+    if weigh is None:
+        weigh = torch.arange(grid.num_tokens, device=tokens.device)[:, None]
+    place = branch * grid.num_patches + weigh - grid.num_prefix_tokens
+    place = torch.where(inside, place, table.shape[1] - 1)
+    return table.index_select(1, place.flatten()).reshape(-1, *inside.shape)
 
 
 def _sum_into_weights(
-    dots: torch.Tensor, branch_weights: torch.Tensor, neighbours: _Neighbours
+    dots: torch.Tensor, branch_weights: torch.Tensor, neighbours: _Neighbours, grid: PatchGrid
 ) -> torch.Tensor:
-    """Gradient (B, K, rows, cols) of the weights from that of their factors (B * P * J,)."""
-    inside = neighbours.inside
-    on_the_map = dots.reshape(branch_weights.shape[0], *inside.shape) * inside
-    own, ring = on_the_map[..., :1], on_the_map[..., 1:].unflatten(2, (-1, 8)).sum(3)
-    by_branch = torch.cat((own, (own + ring) / 9), dim=2)
+    """Gradient (B, K, *size) of the weights from that of their factors (B * N * J,)."""
+    of_patches = grid.split(dots.unflatten(0, (-1, *neighbours.inside.shape)) * neighbours.inside)[1]
+    own, ring = of_patches[..., :1], of_patches[..., 1:].unflatten(2, (-1, 3**grid.ndim - 1)).sum(3)
+    by_branch = torch.cat((own, (own + ring) / 3**grid.ndim), dim=2)
     return by_branch.transpose(1, 2).reshape(branch_weights.shape).to(branch_weights.dtype)
 
 
-def _row_index(tokens: torch.Tensor, patch: torch.Tensor, grid: PatchGrid) -> torch.Tensor:
-    """Which of all the tokens of the batch (B * N, C) are the neighbours of each patch (B * P, J)."""
+def _row_index(tokens: torch.Tensor, neighbours: _Neighbours) -> torch.Tensor:
+    """Which of all the tokens of the batch (B * N, C) are the neighbours of each (B * N, J)."""
     batch, num_tokens, _ = tokens.shape
-    image = torch.arange(batch, dtype=patch.dtype, device=patch.device)[:, None, None]
-    return (image * num_tokens + grid.num_prefix_tokens + patch).flatten(0, 1)
+    first = torch.arange(batch, dtype=torch.int32, device=tokens.device)[:, None, None] * num_tokens
+    return (first + neighbours.token).flatten(0, 1)
 
 
 def _mix(tokens: torch.Tensor, factors: torch.Tensor, index: torch.Tensor, grid: PatchGrid) -> torch.Tensor:
-    """Each patch among the tokens (B, N, C) as the sum of its neighbours times their factors (B, P, J)."""
+    """Each patch among the tokens (B, N, C) as the sum of its neighbours times their factors (B, N, J)."""
     rows = tokens.to(factors.dtype).flatten(0, 1)
     mixed = F.embedding_bag(index, rows, mode="sum", per_sample_weights=factors.flatten(0, 1))
-    prefix, _ = grid.split(tokens)
-    return grid.join(prefix, mixed.to(tokens.dtype).reshape(*factors.shape[:2], tokens.shape[2]))
+    mixed = mixed.to(tokens.dtype).reshape(tokens.shape)
+    grid.split(mixed)[0].copy_(grid.split(tokens)[0])
+    return mixed
 
 
 def _mix_in_plain_operations(
     tokens: torch.Tensor, branch_weights: torch.Tensor, neighbours: _Neighbours, grid: PatchGrid
 ) -> torch.Tensor:
     """The pooling again, J maps in memory."""
-    factors = _own_factors(branch_weights, tokens, neighbours)
-    prefix, patches = grid.split(tokens)
-    mixed = (factors[..., None] * patches.to(factors.dtype)[:, neighbours.patch]).sum(2)
-    return grid.join(prefix, mixed.to(tokens.dtype))
+    factors = _factors(branch_weights, tokens, neighbours, grid)
+    mixed = (factors[..., None] * tokens.to(factors.dtype)[:, neighbours.token]).sum(2).to(tokens.dtype)
+    return grid.join(grid.split(tokens)[0], grid.split(mixed)[1])
 
 
-def _dots(grad: torch.Tensor, tokens: torch.Tensor, index: torch.Tensor, grid: PatchGrid) -> torch.Tensor:
-    """Products <g_p, x_q> (B * P * J,) of each patch's gradient with its neighbours' tokens."""
+def _dots(grad: torch.Tensor, tokens: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """Products <g_p, x_q> (B * N * J,) of each token's gradient with its neighbours' tokens."""
     dtype = _accumulation_dtype(grad, tokens)
-    _, patch_grad = grid.split(grad)
     bag = torch.arange(index.shape[0], dtype=index.dtype, device=index.device)[:, None]
     # What autograd calls for the factors of a bag; here, rows and index need not be kept until then.
     dots: torch.Tensor = torch.ops.aten._embedding_bag_per_sample_weights_backward(
-        patch_grad.to(dtype).flatten(0, 1),
+        grad.to(dtype).flatten(0, 1),
         tokens.to(dtype).flatten(0, 1),
         index.flatten(),
         (bag * index.shape[1]).flatten(),
