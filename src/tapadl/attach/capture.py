@@ -94,7 +94,8 @@ class AttentionCapture:
         self._heard: list[list[Captured]] = [[] for _ in sites]
         self._ran = [False for _ in sites]
         self._heads = [HeadLayout.of(site) for site in sites]
-        entries = {site.grid.module: None for site in sites if isinstance(site.grid, MeasuredGrid)}
+        # The first: a model with a patch embedding a stage has many, which follow it in the same forward.
+        entries = [site.grid.module for site in sites if isinstance(site.grid, MeasuredGrid)][:1]
         self._handles = [
             # prepend: hooks of two captures on one module nest, so that each leaves the mode it entered
             model.register_forward_pre_hook(self._enter_forward, prepend=True),

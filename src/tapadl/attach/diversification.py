@@ -103,7 +103,9 @@ class AttentionDiversificationLoss:
                 raise RuntimeError(
                     f"expected {type(site.attention).__name__} at {name} to call "
                     f"scaled_dot_product_attention, or softmax, on tensors (B, H, N, M), got neither in the "
-                    f"last forward; name the module that computes the attention in its tapadl.Site"
+                    f"last forward; where another kernel hides them, use torch's (in transformers: "
+                    f'model.set_attn_implementation("sdpa")), otherwise name the module that computes the '
+                    f"attention in its tapadl.Site"
                 )
         return [
             self._loss(call, site.num_prefix_tokens)

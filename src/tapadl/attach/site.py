@@ -11,7 +11,15 @@ GridMeasure = Callable[[nn.Module, tuple[Any, ...]], tuple[int, int]]
 MapLayout = Literal["NHWC", "NCHW"]
 
 # Libraries with an adapter: the first part of a class's module name -> the file in this folder.
-ADAPTERS = {"timm": "tapadl.attach.timm"}
+ADAPTERS = {
+    "timm": "tapadl.attach.timm",
+    "torchvision": "tapadl.attach.torchvision",
+    "transformers": "tapadl.attach.transformers",
+}
+SUPPORTED = (
+    "transformers' ViT, DeiT, DINOv2, DINOv3, BEiT, Swin, SegFormer, CLIP and SigLIP (their vision towers), "
+    "torchvision's VisionTransformer, SwinTransformer and MaxVit"
+)
 
 
 @dataclass(frozen=True)
@@ -46,7 +54,8 @@ class Site:
         entry: The method of `norm` that takes the tokens, "forward" for a module that is called. A block that
             cuts its tokens into windows between the residual and the attention does it in such a method.
         head_axis: Where the heads stand in query (..., N, D) and map (..., N, M); what else stands in front,
-            windows for example, counts as batch. None for a single head without an axis.
+            windows for example, counts as batch. None where they are folded into the batch: query
+            (B H, N, D), with H the `num_heads` of the attention, or 1 if it has no such attribute.
     """
 
     block: nn.Module
@@ -75,8 +84,9 @@ def find_sites(model: nn.Module) -> list[Site]:
     if not sites:
         raise ValueError(
             f"found no attention to work on in {type(model).__module__}.{type(model).__qualname__}: "
-            f"supported are timm's VisionTransformer, models that have a method attention_sites(), and "
-            f"modules that hold one of these; for any other transformer pass sites=[tapadl.Site(...), ...]"
+            f"supported are timm's VisionTransformer, {SUPPORTED}, models that have a method "
+            f"attention_sites(), and modules that hold one of these; for any other transformer pass "
+            f"sites=[tapadl.Site(...), ...]"
         )
     return sites
 
