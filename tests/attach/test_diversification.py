@@ -450,7 +450,7 @@ def test_wrong_options_are_named(make_vit, options, message):
 
 def test_attention_that_is_not_one_softmax_is_refused():
     model = timm.create_model("vit_tiny_patch16_224", depth=2, num_heads=2, embed_dim=32, attn_layer="diff")
-    with pytest.raises(ValueError, match=r"ADL has no meaning at blocks.0: DiffAttention is not one softmax"):
+    with pytest.raises(ValueError, match=r"ADL has no meaning at blocks.0: it is the difference of two softmaxes"):
         tapadl.AttentionDiversificationLoss(model)
 
 

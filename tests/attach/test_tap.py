@@ -336,11 +336,21 @@ def test_a_model_without_attention_is_refused_with_what_was_looked_for(model):
             attach(model)
 
 
-def test_unknown_block_types_are_refused_by_name():
+def test_a_norm_that_feeds_the_mlp_too_refuses_tap():
     model = timm.create_model(
         "vit_tiny_patch16_224", depth=2, block_fn=timm.models.vision_transformer.ParallelScalingBlock
     )
-    with pytest.raises(ValueError, match="ParallelScalingBlock, which has no adapter"):
+    with pytest.raises(ValueError, match="TAP does not fit blocks.0: the norm .* also feeds the MLP"):
+        tapadl.attach_tap(model)
+
+
+def test_blocks_nobody_knows_are_refused():
+    class OwnBlock(torch.nn.Module):
+        def __init__(self, **_):
+            super().__init__()
+
+    model = timm.create_model("vit_tiny_patch16_224", depth=2, block_fn=OwnBlock)
+    with pytest.raises(ValueError, match="found no attention to work on in .*VisionTransformer"):
         tapadl.attach_tap(model)
 
 

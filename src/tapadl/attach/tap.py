@@ -266,7 +266,7 @@ def _check(model: nn.Module, chosen: list[tuple[str, Site]], options: dict[str, 
             raise ValueError(f"TAP does not fit {name}: {site.refuses_tap}")
         if isinstance(site.norm, nn.MultiheadAttention) and site.entry == "forward":
             raise ValueError(
-                f"expected the norm in front of the nn.MultiheadAttention of {name}, got the attention itself, "
+                f"expected the norm in front of nn.MultiheadAttention at {name}, got the attention itself, "
                 f"where TAP would pool the query alone; name the norm, or as entry the method that calls it"
             )
         tap = _tap_of(site.block)
@@ -284,7 +284,7 @@ def _check(model: nn.Module, chosen: list[tuple[str, Site]], options: dict[str, 
 def _width(name: str, site: Site) -> int:
     """Channels of the tokens: of the norm, or, where the attention is hooked itself, of its projection."""
     for module in (site.norm, *site.attention.modules()):
-        for attribute in ("normalized_shape", "in_features", "in_channels", "weight"):
+        for attribute in ("normalized_shape", "dim", "in_features", "in_channels", "weight"):
             found = getattr(module, attribute, None)
             shape = found.shape if isinstance(found, torch.Tensor) else found
             if shape is not None:
