@@ -4,8 +4,10 @@ from tapadl.attach import (
     AttentionDiversificationLoss,
     MeasuredGrid,
     Site,
+    attach_diversification,
     attach_tap,
     describe,
+    detach_diversification,
     detach_tap,
 )
 from tapadl.nn import TokenAwareAveragePooling
@@ -17,10 +19,12 @@ __all__ = [
     "MeasuredGrid",
     "Site",
     "TokenAwareAveragePooling",
+    "attach_diversification",
     "attach_tap",
     "attention_diversification",
     "attention_diversification_from_map",
     "describe",
+    "detach_diversification",
     "detach_tap",
     "token_aware_pooling",
 ]

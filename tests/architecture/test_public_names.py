@@ -15,10 +15,12 @@ def test_public_names_are_the_contract():
         "MeasuredGrid",
         "Site",
         "TokenAwareAveragePooling",
+        "attach_diversification",
         "attach_tap",
         "attention_diversification",
         "attention_diversification_from_map",
         "describe",
+        "detach_diversification",
         "detach_tap",
         "token_aware_pooling",
     }

@@ -1,5 +1,6 @@
 """TAP and ADL for a model that already exists."""
 
+from tapadl.attach.closed_trainer import attach_diversification, detach_diversification
 from tapadl.attach.description import describe
 from tapadl.attach.diversification import AttentionDiversificationLoss
 from tapadl.attach.site import MeasuredGrid, Site
@@ -9,7 +10,9 @@ __all__ = [
     "AttentionDiversificationLoss",
     "MeasuredGrid",
     "Site",
+    "attach_diversification",
     "attach_tap",
     "describe",
+    "detach_diversification",
     "detach_tap",
 ]

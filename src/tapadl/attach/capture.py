@@ -143,7 +143,12 @@ class AttentionCapture:
             heard.clear()
             self._ran[index] = False
 
-    def _enter_forward(self, _model: nn.Module, _inputs: tuple[Any, ...]) -> None:
+    def _enter_forward(self, model: nn.Module, _inputs: tuple[Any, ...]) -> None:
+        if getattr(model, "_is_replica", False):
+            raise RuntimeError(
+                "nn.DataParallel runs copies of the model in threads, where ADL cannot tell them apart; use "
+                "torch.nn.parallel.DistributedDataParallel"
+            )
         self._inside_model = True
         if self.listens():
             self._forget()

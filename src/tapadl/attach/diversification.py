@@ -48,6 +48,8 @@ class AttentionDiversificationLoss:
         >>> diversification.close()
     """
 
+    _capture_type: type[AttentionCapture] = AttentionCapture
+
     def __init__(
         self,
         model: nn.Module,
@@ -74,7 +76,7 @@ class AttentionDiversificationLoss:
         self.patch_tokens_only = patch_tokens_only
         self._model_name = type(model).__name__
         self._sites = chosen
-        self._capture = AttentionCapture(model, [site for _, site in chosen])
+        self._capture = self._capture_type(model, [site for _, site in chosen])
 
     def __call__(self) -> torch.Tensor:
         """The mean of `per_layer()`: a scalar in at least float32; the captured tensors are released."""
