@@ -150,8 +150,9 @@ def _row_index(tokens: torch.Tensor, neighbours: _Neighbours) -> torch.Tensor:
 def _mix(tokens: torch.Tensor, factors: torch.Tensor, index: torch.Tensor, grid: PatchGrid) -> torch.Tensor:
     """Each patch among the tokens (B, N, C) as the sum of its neighbours times their factors (B, N, J)."""
     rows = tokens.to(factors.dtype).flatten(0, 1)
-    mixed = F.embedding_bag(index, rows, mode="sum", per_sample_weights=factors.flatten(0, 1))
-    mixed = mixed.to(tokens.dtype).reshape(tokens.shape)
+    mixed: torch.Tensor = F.embedding_bag(index, rows, mode="sum", per_sample_weights=factors.flatten(0, 1))
+    # As autograd reshapes the result of a product: with a view, it could not add other gradients in place.
+    mixed = torch.ops.aten._unsafe_view(mixed.to(tokens.dtype), tokens.shape)
     grid.split(mixed)[0].copy_(grid.split(tokens)[0])
     return mixed
 
