@@ -3,6 +3,7 @@
 from tapadl.attach import (
     AttentionDiversificationLoss,
     MeasuredGrid,
+    SequenceGrid,
     Site,
     attach_diversification,
     attach_tap,
@@ -17,6 +18,7 @@ from tapadl.ops.pooling import token_aware_pooling
 __all__ = [
     "AttentionDiversificationLoss",
     "MeasuredGrid",
+    "SequenceGrid",
     "Site",
     "TokenAwareAveragePooling",
     "attach_diversification",

@@ -13,6 +13,7 @@ def test_public_names_are_the_contract():
     assert set(tapadl.__all__) == {
         "AttentionDiversificationLoss",
         "MeasuredGrid",
+        "SequenceGrid",
         "Site",
         "TokenAwareAveragePooling",
         "attach_diversification",
@@ -31,4 +32,4 @@ def test_every_public_name_is_documented(name):
     docstring = inspect.getdoc(getattr(tapadl, name)) or ""
     assert "Args:" in docstring
     assert f"::: tapadl.{name}\n" in (ROOT / "docs" / "api.md").read_text()
-    assert name in {"Site", "MeasuredGrid"} or "Example:" in docstring
+    assert name in {"Site", "MeasuredGrid", "SequenceGrid"} or "Example:" in docstring

@@ -5,10 +5,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
+import torch
 from torch import nn
 
 GridMeasure = Callable[[nn.Module, tuple[Any, ...]], tuple[int, int]]
 MapLayout = Literal["NHWC", "NCHW"]
+PaddingMeasure = Callable[[tuple[Any, ...], dict[str, Any]], torch.Tensor | None]
 
 # Libraries with an adapter: the first part of a class's module name -> the file in this folder.
 ADAPTERS = {
@@ -38,6 +40,21 @@ class MeasuredGrid:
 
 
 @dataclass(frozen=True)
+class SequenceGrid:
+    """The grid of tokens that are a sequence, such as text, of any length.
+
+    Args:
+        causal: Whether the attention is causal; TAP then takes in no later token.
+        padding: `(args, kwargs) -> padding_mask`, (B, N) bool and True at padding, or None, from the
+            arguments of a call of the block; a plain function, so that models stay copyable. None where
+            tokens are never padded.
+    """
+
+    causal: bool = False
+    padding: PaddingMeasure | None = None
+
+
+@dataclass(frozen=True)
 class Site:
     """One self-attention of a model, as an adapter describes it.
 
@@ -48,7 +65,8 @@ class Site:
             itself where the norm comes after it. What it is called with must feed nothing but the attention.
         num_prefix_tokens: Class, distillation and register tokens in front of the patches.
         grid: The fixed (rows, cols) of the patches, or a MeasuredGrid, for tokens (B, N, C); "NHWC" or "NCHW"
-            where `norm` is called with a map.
+            where `norm` is called with a map; for a sequence the fixed (length,) or a
+            SequenceGrid.
         refuses_tap: Why TAP does not fit here; empty where it does.
         refuses_adl: Why ADL has no meaning here; empty where it has.
         entry: The method of `norm` that takes the tokens, "forward" for a module that is called. A block that
@@ -62,7 +80,7 @@ class Site:
     attention: nn.Module
     norm: nn.Module
     num_prefix_tokens: int
-    grid: tuple[int, int] | MeasuredGrid | MapLayout
+    grid: tuple[int, ...] | MeasuredGrid | MapLayout | SequenceGrid
     refuses_tap: str = ""
     refuses_adl: str = ""
     entry: str = "forward"

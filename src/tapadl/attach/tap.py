@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from tapadl.attach.recomputation import recomputing
-from tapadl.attach.site import GridMeasure, MapLayout, MeasuredGrid, Site, select_sites
+from tapadl.attach.site import GridMeasure, MapLayout, MeasuredGrid, SequenceGrid, Site, select_sites
 from tapadl.nn import TokenAwareAveragePooling
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -67,19 +67,29 @@ class AttachedTAP(TokenAwareAveragePooling):
         self,
         site_name: str,
         num_prefix_tokens: int,
-        grid: tuple[int, int] | GridRecorder | MapLayout,
+        grid: tuple[int, ...] | GridRecorder | MapLayout | SequenceGrid,
         **options: Any,
     ):
+        if isinstance(grid, SequenceGrid):
+            options |= {"ndim": 1, "causal": grid.causal}
+        elif isinstance(grid, tuple):
+            options |= {"ndim": len(grid)}
         super().__init__(**options)
         self.site_name = site_name
         self.num_prefix_tokens = num_prefix_tokens
         self.grid = grid
+        self._padding_mask: torch.Tensor | None = None  # of the block's call
 
     @property
     def options(self) -> dict[str, Any]:
         """What `attach_tap` was asked for."""
         init = "paper" if self.gate is None else "identity"
         return {"num_branches": self.num_branches, "temperature": self.temperature, "init": init}
+
+    def before_block(self, _block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Forward pre-hook of the block of a sequence: keeps where it is padded."""
+        if isinstance(self.grid, SequenceGrid) and self.grid.padding is not None:
+            self._padding_mask = self.grid.padding(args, kwargs)
 
     def before_norm(self, _norm: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         """Forward pre-hook of the norm: hands it the pooled tokens, while the residual keeps the others."""
@@ -97,6 +107,12 @@ class AttachedTAP(TokenAwareAveragePooling):
         return self._pool(tokens)
 
     def _pool(self, tokens: torch.Tensor) -> torch.Tensor:
+        if isinstance(self.grid, SequenceGrid):
+            length = tokens.shape[1] - self.num_prefix_tokens
+            pooled_sequence: torch.Tensor = self(
+                tokens, (length,), self.num_prefix_tokens, self._padding_mask
+            )
+            return pooled_sequence
         if self.grid not in get_args(MapLayout):
             pooled: torch.Tensor = self(tokens, self._grid_of(tokens), self.num_prefix_tokens)
             return pooled
@@ -110,9 +126,9 @@ class AttachedTAP(TokenAwareAveragePooling):
         pooled_map: torch.Tensor = self(token_map.flatten(1, 2), grid_size).unflatten(1, grid_size)
         return pooled_map if self.grid == "NHWC" else pooled_map.permute(0, 3, 1, 2)
 
-    def _grid_of(self, tokens: torch.Tensor) -> tuple[int, int]:
+    def _grid_of(self, tokens: torch.Tensor) -> tuple[int, ...]:
         if not isinstance(self.grid, GridRecorder):
-            return cast(tuple[int, int], self.grid)
+            return cast(tuple[int, ...], self.grid)
         num_patches = tokens.shape[1] - self.num_prefix_tokens
         grid_size = self.grid.grid_of(num_patches)
         if grid_size is None:
@@ -208,6 +224,8 @@ def attach_tap(
     for site, tap in added:
         like = next(site.block.parameters())
         site.block.add_module("tap", tap.to(like.device, like.dtype).train(site.block.training))
+        if isinstance(site.grid, SequenceGrid):
+            site.block.register_forward_pre_hook(tap.before_block, with_kwargs=True)
         if site.entry == "forward":
             site.norm.register_forward_pre_hook(tap.before_norm)
         else:
@@ -237,6 +255,7 @@ def detach_tap(model: Model) -> Model:
         for hook_id, hook in list(module._forward_pre_hooks.items()):
             if isinstance(getattr(hook, "__self__", None), AttachedTAP | GridRecorder):
                 del module._forward_pre_hooks[hook_id]
+                module._forward_pre_hooks_with_kwargs.pop(hook_id, None)
         for name, value in list(vars(module).items()):
             if isinstance(value, PooledEntry):
                 delattr(module, name)
@@ -295,8 +314,9 @@ def _width(name: str, site: Site) -> int:
 
 
 def _grid_source(
-    grid: tuple[int, int] | MeasuredGrid | MapLayout, new_recorders: dict[nn.Module, GridRecorder]
-) -> tuple[int, int] | GridRecorder | MapLayout:
+    grid: tuple[int, ...] | MeasuredGrid | MapLayout | SequenceGrid,
+    new_recorders: dict[nn.Module, GridRecorder],
+) -> tuple[int, ...] | GridRecorder | MapLayout | SequenceGrid:
     if not isinstance(grid, MeasuredGrid):
         return grid
     for hook in grid.module._forward_pre_hooks.values():
