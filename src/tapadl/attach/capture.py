@@ -132,7 +132,9 @@ class AttentionCapture:
 
     def listens(self) -> bool:
         """Whether what the model computes now counts."""
-        return self.is_open and (self._without_grad or torch.is_grad_enabled()) and not recomputing()
+        # An export runs the model with gradients enabled, on tensors without values.
+        learns = (self._without_grad or torch.is_grad_enabled()) and not torch.compiler.is_exporting()
+        return self.is_open and learns and not recomputing()
 
     def ran(self) -> list[bool]:
         """Whether each site was called in the last forward, heard or not; ask before `take`."""
