@@ -75,26 +75,31 @@ def test_a_model_attached_in_another_way_does_not_load(options, message):
         other.load_state_dict(state)
 
 
-class RobustViT(transformers.ViTForImageClassification):
+class RobustViTForImageClassification(transformers.ViTForImageClassification):
     def __init__(self, config):
         super().__init__(config)
         tapadl.attach_tap(self)
 
 
-class RobustSwin(transformers.SwinForImageClassification):
+class RobustSwinForImageClassification(transformers.SwinForImageClassification):
     def __init__(self, config):
         super().__init__(config)
         tapadl.attach_tap(self, init="identity")
 
 
-class RobustCLIP(transformers.CLIPVisionModel):
+class RobustCLIPVisionModel(transformers.CLIPVisionModel):
     def __init__(self, config):
         super().__init__(config)
         tapadl.attach_tap(self)
 
 
 CLASSES = pytest.mark.parametrize(
-    ("model_class", "settings"), [(RobustViT, VIT), (RobustSwin, SWIN), (RobustCLIP, VIT)]
+    ("model_class", "settings"),
+    [
+        (RobustViTForImageClassification, VIT),
+        (RobustSwinForImageClassification, SWIN),
+        (RobustCLIPVisionModel, VIT),
+    ],
 )
 
 
@@ -113,7 +118,7 @@ def test_a_class_that_attaches_loads_from_pretrained_with_the_same_bits(tmp_path
 @CLASSES
 def test_without_a_class_safetensors_load_with_the_same_bits(tmp_path, model_class, settings):
     library_class = model_class.__base__
-    init = "identity" if model_class is RobustSwin else "paper"
+    init = "identity" if model_class is RobustSwinForImageClassification else "paper"
     model = trained(tapadl.attach_tap(library_class(library_class.config_class(**settings)), init=init))
     model.save_pretrained(tmp_path, save_original_format=False)
     fresh = library_class(library_class.config_class.from_pretrained(tmp_path))
@@ -121,8 +126,15 @@ def test_without_a_class_safetensors_load_with_the_same_bits(tmp_path, model_cla
     assert torch.equal(output_of(fresh), output_of(model))
 
 
+def test_a_class_named_after_the_models_keeps_its_loss():
+    model = RobustViTForImageClassification(transformers.ViTConfig(**VIT, num_labels=3))
+    labels = torch.tensor([0, 2])
+    output = model(IMAGES, labels=labels)
+    torch.testing.assert_close(output.loss, torch.nn.functional.cross_entropy(output.logits, labels))
+
+
 def test_the_plain_class_reports_that_it_leaves_tap_out(tmp_path):
-    model = trained(RobustViT(transformers.ViTConfig(**VIT)))
+    model = trained(RobustViTForImageClassification(transformers.ViTConfig(**VIT)))
     model.save_pretrained(tmp_path)
     _, report = transformers.ViTForImageClassification.from_pretrained(tmp_path, output_loading_info=True)
     left_out = set(report["unexpected_keys"])
