@@ -91,6 +91,7 @@ class AttentionCapture:
         self.is_open = True
         self._without_grad = without_grad
         self._inside_model = False
+        self._begun: set[nn.Module] = set()
         self._heard: list[list[Captured]] = [[] for _ in sites]
         self._ran = [False for _ in sites]
         self._heads = [HeadLayout.of(site) for site in sites]
@@ -141,6 +142,7 @@ class AttentionCapture:
         return list(self._ran)
 
     def _forget(self) -> None:
+        self._begun.clear()
         for index, heard in enumerate(self._heard):
             heard.clear()
             self._ran[index] = False
@@ -158,10 +160,13 @@ class AttentionCapture:
     def _leave_forward(self, _model: nn.Module, _inputs: tuple[Any, ...], _output: Any) -> None:
         self._inside_model = False
 
-    def _begin_features(self, _entry: nn.Module, _inputs: tuple[Any, ...]) -> None:
-        # forward_features and its like do not call the model as a module; its patch embedding they do.
-        if not self._inside_model and self.listens():
-            self._forget()
+    def _begin_features(self, entry: nn.Module, _inputs: tuple[Any, ...]) -> None:
+        # forward_features and its like do not call the model as a module; the modules that tell the grid they
+        # do. One that is called again begins a new forward.
+        if self.listens():
+            if entry in self._begun and not self._inside_model:
+                self._forget()
+            self._begun.add(entry)
 
     def hear(self, index: int) -> list[Captured]:
         """Where a site puts what it computes in the call that begins."""
@@ -179,6 +184,7 @@ class AttentionCapture:
         closed: dict[str, Any] = {"is_open": False, "_without_grad": False, "_inside_model": False}
         return closed | {
             "_has_entries": False,
+            "_begun": set(),
             "_heard": [],
             "_ran": [],
             "_heads": [],

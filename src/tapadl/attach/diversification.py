@@ -70,7 +70,10 @@ class AttentionDiversificationLoss:
         chosen = list(by_attention.values())
         for name, site in chosen:
             if site.refuses_adl:
-                raise ValueError(f"ADL has no meaning at {name}: {site.refuses_adl}")
+                raise ValueError(
+                    f"ADL has no meaning at {name}: {site.refuses_adl}; "
+                    f"tapadl.describe(model) shows the sites it fits, choose them with blocks=[...]"
+                )
         self.tau = tau
         self.impl: DiversificationImpl = impl
         self.patch_tokens_only = patch_tokens_only

@@ -282,7 +282,10 @@ def _check(model: nn.Module, chosen: list[tuple[str, Site]], options: dict[str, 
                 f"got a {type(site.norm).__name__} from elsewhere"
             )
         if site.refuses_tap:
-            raise ValueError(f"TAP does not fit {name}: {site.refuses_tap}")
+            raise ValueError(
+                f"TAP does not fit {name}: {site.refuses_tap}; "
+                f"tapadl.describe(model) shows the sites it fits, choose them with blocks=[...]"
+            )
         if isinstance(site.norm, nn.MultiheadAttention) and site.entry == "forward":
             raise ValueError(
                 f"expected the norm in front of nn.MultiheadAttention at {name}, got the attention itself, "
