@@ -331,3 +331,11 @@ def test_an_unknown_model_is_refused_with_the_list_of_the_known(class_name):
             ValueError, match=rf"{class_name}: supported are .*transformers' ViT, .*SegFormer"
         ):
             attach(build(class_name, options))
+
+
+def test_blocks_are_found_behind_a_class_put_in_front_of_theirs():
+    model = make("vit")
+    for block in model.vit.layers:  # as fully_shard does
+        block.__class__ = type(f"FSDP{type(block).__name__}", (type(block),), {})
+    tapadl.attach_tap(model)
+    assert all(hasattr(block, "tap") for block in model.vit.layers)
