@@ -8,6 +8,11 @@ from torchvision.models.vision_transformer import VisionTransformer
 from tapadl.attach.convolution import convolutions_in, convolved_grid
 from tapadl.attach.site import MeasuredGrid, Site
 
+CUT_INTO_WINDOWS = (
+    "torchvision's MaxVit cuts the map into windows before the residual branches off, which leaves no map "
+    "to pool in front of the norm; timm's MaxxVit takes TAP"
+)
+
 
 def sites(part: nn.Module) -> list[Site]:
     """The sites of a torchvision model, or of a part of one; none where it is not known."""
@@ -26,9 +31,3 @@ def sites(part: nn.Module) -> list[Site]:
         norm, attention = part.attn_layer[0], part.attn_layer[1]
         return [Site(part, attention, norm, 0, "NHWC", refuses_tap=CUT_INTO_WINDOWS)]
     return []
-
-
-CUT_INTO_WINDOWS = (
-    "torchvision's MaxVit cuts the map into windows before the residual branches off, which leaves no map "
-    "to pool in front of the norm; timm's MaxxVit takes TAP"
-)
