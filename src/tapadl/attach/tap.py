@@ -281,6 +281,11 @@ def _check(model: nn.Module, chosen: list[tuple[str, Site]], options: dict[str, 
                 f"expected the norm of the site at {name} to be a part of {type(model).__name__}, "
                 f"got a {type(site.norm).__name__} from elsewhere"
             )
+        if isinstance(site.block, nn.Sequential | nn.ModuleList):
+            raise ValueError(
+                f"expected the block of the site at {name} to be no {type(site.block).__name__}, which would "
+                f"take TAP for one of its steps; name the attention itself as the block"
+            )
         if site.refuses_tap:
             raise ValueError(
                 f"TAP does not fit {name}: {site.refuses_tap}; "

@@ -56,7 +56,8 @@ def _site(kind: BlockKind, block: nn.Module, owners: Owners) -> Site | None:
         return None  # a convolutional block of a model that has both
     grid, num_prefix_tokens = _grid(kind, block, owners)
     return Site(
-        block=block,
+        # what is added to an nn.Sequential would be run as its last step
+        block=attention if isinstance(block, nn.Sequential) else block,
         attention=attention,
         norm=norm,
         num_prefix_tokens=num_prefix_tokens,

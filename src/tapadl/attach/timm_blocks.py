@@ -134,7 +134,7 @@ KINDS = {
     "iformer.SHMABlock": BlockKind("mixer.module", "mixer.module", grid="NCHW", head_axis=None),
     "levit.LevitBlock": BlockKind("attn", grid=_resolution),
     "lowformer.LowFormerBlock": BlockKind("attn.main", "attn.main", grid="NCHW"),
-    "cpubone.CPUBoneBlock": BlockKind("attn.main", "attn.main", grid="NCHW"),
+    "cpubone.CPUBoneBlock": BlockKind("total.0.0.main.0", "total.0.0.main.1", grid="NCHW"),
     "maxxvit.TransformerBlock2d": BlockKind(grid="NCHW"),
     "maxxvit.PartitionAttentionCl": BlockKind(grid="NHWC"),
     "maxxvit.PartitionAttention2d": BlockKind(grid="NCHW"),
