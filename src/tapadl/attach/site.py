@@ -102,7 +102,7 @@ def find_sites(model: nn.Module) -> list[Site]:
     if not sites:
         raise ValueError(
             f"found no attention to work on in {type(model).__module__}.{type(model).__qualname__}: "
-            f"supported are timm's VisionTransformer, {SUPPORTED}, models that have a method "
+            f"supported are timm's vision transformers, {SUPPORTED}, models that have a method "
             f"attention_sites(), and modules that hold one of these; for any other transformer pass "
             f"sites=[tapadl.Site(...), ...]"
         )
