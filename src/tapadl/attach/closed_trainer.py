@@ -109,7 +109,8 @@ class TrainingCapture(AttentionCapture):
 
     def hear(self, index: int) -> list[Captured]:
         """Where a site puts what it computes in the call that begins."""
-        if not self._inside_model:
+        # A compiled block that a backward computes again looks like a forward past the model.
+        if not self._inside_model and not torch.compiler.is_compiling():
             raise RuntimeError(
                 f"expected {type(self._model).__name__} to be called as a module, for attach_diversification "
                 f"acts on what it returns, got a forward past it (forward_features, or a wrapper that calls "
