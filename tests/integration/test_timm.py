@@ -1,5 +1,6 @@
 """Every family of timm: the table in the docs is true, and ADL is that of maps recorded without fusion."""
 
+import copy
 import importlib.util
 import re
 from pathlib import Path
@@ -177,6 +178,29 @@ def test_swin_v2_pools_in_front_of_its_windows_and_leaves_the_residual_alone():
     want = attended.flatten(1, 2)
     want = want + block.norm2(block.mlp(want))
     torch.testing.assert_close(block(tokens), want.unflatten(1, (32, 64)))
+
+
+def test_a_pooled_method_is_copied_compiled_and_checkpointed_like_a_hook():
+    torch.manual_seed(0)
+    model = timm.create_model(
+        "swinv2_tiny_window8_256", img_size=64, window_size=4, depths=(1, 1), embed_dim=24, num_heads=(1, 2)
+    )
+    images = torch.randn(2, 3, 64, 64)
+    tapadl.attach_tap(model.eval())
+    output = model(images)
+    copied = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in copied.parameters():
+            parameter.mul_(1.1)
+    assert torch.equal(model(images), output)
+    assert not torch.equal(copied(images), output)
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(images), output)
+
+    model.train().set_grad_checkpointing(True)
+    with tapadl.AttentionDiversificationLoss(model, tau=1.0) as diversification:
+        (model(images).sum() + diversification()).backward()
+    assert model.layers[0].blocks[0].tap.dilation_predictor.proj[1].num_batches_tracked == 1
 
 
 def test_a_family_that_refuses_says_why():
