@@ -54,16 +54,17 @@ def step(
     checkpointing: bool = False,
     attach_first: bool = False,
 ) -> Gradients:
-    """Gradients of one step; the loss is added by hand, or attached before or after the model is wrapped."""
+    """Gradients of one step; the loss is added by hand or attached, before or after the model is wrapped."""
     model = make_model()
     model.set_grad_checkpointing(checkpointing)
-    attach = partial(tapadl.attach_diversification, loss_scale=1 / micro_batches)
-    if attached and attach_first:
-        attach(model)
-    wrapped = wrap(model)
-    if attached and not attach_first:
-        attach(wrapped)
-    diversification = None if attached else tapadl.AttentionDiversificationLoss(wrapped)
+    wrapped = model if attach_first else wrap(model)
+    diversification = None
+    if attached:
+        tapadl.attach_diversification(wrapped, loss_scale=1 / micro_batches)
+    else:
+        diversification = tapadl.AttentionDiversificationLoss(wrapped)
+    if attach_first:
+        wrapped = wrap(model)
     for index, part in enumerate(torch.arange(len(images)).chunk(micro_batches)):
         synchronise(wrapped, index == micro_batches - 1)
         loss = F.cross_entropy(wrapped(images[part]), labels[part])
@@ -96,6 +97,7 @@ STEPS = {
     for name, wrap in {"ddp": DistributedDataParallel, "fsdp": shard}.items()
     for kind, options in {
         "by hand": {},
+        "by hand, listening first": {"attach_first": True},
         "attached": {"attached": True},
         "attached first": {"attached": True, "attach_first": True},
         "accumulated": {"micro_batches": 2},
