@@ -71,3 +71,8 @@ def test_saved_and_loaded_it_gives_the_same_output(model, images, labels, tmp_pa
     loaded = PeftModel.from_pretrained(copy.deepcopy(base), tmp_path)
     assert torch.equal(loaded.eval()(images), peft_model.eval()(images))
     assert not torch.equal(loaded(images), base.eval()(images))
+
+
+def test_a_copy_of_tap_that_would_never_run_is_refused(model):
+    with pytest.raises(RuntimeError, match="for PEFT put dilation_predictor, not tap, into modules_to_save"):
+        get_peft_model(model, LoraConfig(target_modules=["qkv"], modules_to_save=["tap"]))

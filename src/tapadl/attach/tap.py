@@ -1,13 +1,13 @@
 """TAP inside a model that already exists: in with `attach_tap`, out with `detach_tap`."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import copy
+from collections.abc import Sequence
 from typing import Any, Literal, TypeVar, cast, get_args
 
 import torch
 from torch import nn
 
-from tapadl.attach.recomputation import recomputing
+from tapadl.attach.recomputation import recomputing, statistics_left_alone
 from tapadl.attach.site import GridMeasure, MapLayout, MeasuredGrid, SequenceGrid, Site, select_sites
 from tapadl.nn import TokenAwareAveragePooling
 
@@ -80,6 +80,16 @@ class AttachedTAP(TokenAwareAveragePooling):
         self.grid = grid
         self._padding_mask: torch.Tensor | None = None  # of the block's call
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "AttachedTAP":
+        if not memo:  # the copy of a model or block notes that first
+            raise RuntimeError(
+                "a copy of TAP without its block would never run; for PEFT put dilation_predictor, not tap, "
+                "into modules_to_save"
+            )
+        memo[id(self)] = copied = type(self).__new__(type(self))
+        copied.__setstate__(copy.deepcopy(self.__dict__, memo))  # type: ignore[no-untyped-call]
+        return copied
+
     @property
     def options(self) -> dict[str, Any]:
         """What `attach_tap` was asked for."""
@@ -102,7 +112,7 @@ class AttachedTAP(TokenAwareAveragePooling):
                 "torch.jit.trace would fix the grid of TAP in silence; use torch.export instead"
             )
         if recomputing():
-            with _statistics_left_alone(cast(nn.BatchNorm2d, self.dilation_predictor.proj[1])):
+            with statistics_left_alone(cast(nn.BatchNorm2d, self.dilation_predictor.proj[1])):
                 return self._pool(tokens)
         return self._pool(tokens)
 
@@ -151,21 +161,6 @@ class PooledEntry:
     def __call__(self, tokens: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         """What the method gives for the pooled tokens."""
         return getattr(type(self.owner), self.method)(self.owner, self.tap.pool(tokens), *args, **kwargs)
-
-
-@contextmanager
-def _statistics_left_alone(batch_norm: nn.BatchNorm2d) -> Iterator[None]:
-    """A batch norm that does not count a batch again which it counted in the forward."""
-    # Not track_running_stats: checkpointing demands that the same tensors are saved as in the forward.
-    momentum, counted = batch_norm.momentum, batch_norm.num_batches_tracked
-    before = counted.clone() if counted is not None else None
-    batch_norm.momentum = 0.0
-    try:
-        yield
-    finally:
-        batch_norm.momentum = momentum
-        if counted is not None and before is not None:
-            counted.copy_(before)
 
 
 def attach_tap(
