@@ -100,9 +100,11 @@ def test_masks_and_causal_attention_reach_the_loss(make_vit, images):
     model = make_vit(class_token=False, global_pool="avg").double()
     mask = torch.rand(24, 24) > 0.3
     mask.fill_diagonal_(True)
-    for options in ({"attn_mask": mask}, {"is_causal": True}):
+    causal = torch.ones(24, 24, dtype=torch.bool).tril()
+    for options, seen in (({"attn_mask": mask}, mask), ({"is_causal": True}, causal)):
         maps = maps_of(model, images.double(), run=lambda x, o=options: model(x, **o))
-        want = torch.stack([attention_diversification_from_map(attention) for attention in maps]).mean()
+        losses = [attention_diversification_from_map(attention, mask=seen) for attention in maps]
+        want = torch.stack(losses).mean()
         with tapadl.AttentionDiversificationLoss(model) as diversification:
             model(images.double(), **options)
             torch.testing.assert_close(diversification(), want, rtol=1e-10, atol=1e-12)
@@ -450,7 +452,9 @@ def test_wrong_options_are_named(make_vit, options, message):
 
 def test_attention_that_is_not_one_softmax_is_refused():
     model = timm.create_model("vit_tiny_patch16_224", depth=2, num_heads=2, embed_dim=32, attn_layer="diff")
-    with pytest.raises(ValueError, match=r"ADL has no meaning at blocks.0: it is the difference of two softmaxes"):
+    with pytest.raises(
+        ValueError, match=r"ADL has no meaning at blocks.0: it is the difference of two softmaxes"
+    ):
         tapadl.AttentionDiversificationLoss(model)
 
 
@@ -470,3 +474,24 @@ def test_batch_of_one_has_a_loss(make_vit, images):
         assert loss > 0
         loss.backward()
     assert model.blocks[0].attn.qkv.weight.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_fraction_of_the_queries_is_drawn_anew_in_each_call(make_vit, images, fused):
+    model = make_vit()
+    for block in model.blocks:
+        block.attn.fused_attn = fused
+    with tapadl.AttentionDiversificationLoss(model, query_fraction=0.5) as diversification:
+        losses = set()
+        for _ in range(4):
+            model(images)
+            losses.add(diversification().item())
+    assert len(losses) == 4
+    with tapadl.AttentionDiversificationLoss(model) as diversification:
+        model(images)
+        assert abs(diversification().item() - sum(losses) / 4) < 0.2
+
+
+def test_a_fraction_of_no_queries_is_refused(make_vit):
+    with pytest.raises(ValueError, match="query_fraction above 0 and at most 1, got 0"):
+        tapadl.AttentionDiversificationLoss(make_vit(), query_fraction=0)

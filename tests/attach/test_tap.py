@@ -340,7 +340,7 @@ def test_a_norm_that_feeds_the_mlp_too_refuses_tap():
     model = timm.create_model(
         "vit_tiny_patch16_224", depth=2, block_fn=timm.models.vision_transformer.ParallelScalingBlock
     )
-    with pytest.raises(ValueError, match="TAP does not fit blocks.0: the norm .* also feeds the MLP"):
+    with pytest.raises(ValueError, match=r"TAP does not fit blocks\.0: the norm .* also feeds the MLP"):
         tapadl.attach_tap(model)
 
 
@@ -350,7 +350,7 @@ def test_blocks_nobody_knows_are_refused():
             super().__init__()
 
     model = timm.create_model("vit_tiny_patch16_224", depth=2, block_fn=OwnBlock)
-    with pytest.raises(ValueError, match="found no attention to work on in .*VisionTransformer"):
+    with pytest.raises(ValueError, match=r"found no attention to work on in .*VisionTransformer"):
         tapadl.attach_tap(model)
 
 

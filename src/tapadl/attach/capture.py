@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode, _get_current_function_mode
 from tapadl.attach.multihead import audible_multi_head_attention
 from tapadl.attach.recomputation import recomputing
 from tapadl.attach.site import MeasuredGrid, Site
+from tapadl.ops.diversification import may_see
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,15 @@ class QueryKey:
 
 @dataclass(frozen=True)
 class StoredMap:
-    """One attention that the model computed as a map (B, H, N, M), before attention dropout."""
+    """One attention that the model computed as a map (B, H, N, M), before attention dropout.
+
+    Args:
+        attention: The map.
+        mask: Where a query may attend in some head, boolean (B, 1, N, M).
+    """
 
     attention: torch.Tensor
+    mask: torch.Tensor
 
 
 Captured = QueryKey | StoredMap
@@ -246,7 +253,9 @@ class _AttentionMode(TorchFunctionMode):
         if func is F.scaled_dot_product_attention:
             self.heard.append(_query_key(self.heads, *args, **kwargs))
         elif func in SOFTMAXES and _dim(*args, **kwargs) in (-1, output.ndim - 1):
-            self.heard.append(StoredMap(self.heads.four_axes(output)))
+            scores = self.heads.four_axes(args[0] if args else kwargs["input"])
+            mask = may_see(scores).any(dim=1, keepdim=True)
+            self.heard.append(StoredMap(self.heads.four_axes(output), mask))
         return output
 
 

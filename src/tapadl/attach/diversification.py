@@ -21,17 +21,20 @@ class AttentionDiversificationLoss:
 
     `L = mean over layers, images and queries i of cos(f(M_i), f(mean over i of M_i))`, where `M` is the
     attention averaged over heads and `f` keeps what exceeds `tau` / number of keys. Add it to the training
-    loss; call it once after each forward. It has no parameters, computes its own attention in blocks (fused
-    kernels stay on, nothing of size N x N is stored) and hears nothing while gradients are disabled.
+    loss; call it once after each forward. It has no parameters, computes its own attention (fused kernels
+    stay on, nothing of size N x N is kept) and hears nothing while gradients are disabled.
 
     Args:
-        model: A timm VisionTransformer, a module that holds one, or a model with `attention_sites()`.
+        model: A vision transformer of timm, transformers or torchvision, a module that holds one, or a model
+            with `attention_sites()`.
         tau: Threshold multiple, at least 0; the paper uses 2.
         impl: Implementation of the operation, `"auto"` to let it choose.
         blocks: Indices of the sites to listen to; None for all.
         sites: The sites themselves, for a model of one's own.
         patch_tokens_only: Leave out class, distillation and register tokens, as queries and as keys: the
             attention of the patches over the patches alone. By default every token takes part.
+        query_fraction: Share of the queries, drawn anew in each call, that the loss is computed of; cheaper
+            and slightly biased, see `attention_diversification`.
 
     Raises:
         ValueError: If no site is found, an index or `tau` is out of range, or a site refuses ADL.
@@ -58,6 +61,7 @@ class AttentionDiversificationLoss:
         blocks: Sequence[int] | None = None,
         sites: Sequence[Site] | None = None,
         patch_tokens_only: bool = False,
+        query_fraction: float = 1.0,
     ) -> None:
         if not isinstance(tau, int | float) or not tau >= 0:
             raise ValueError(f"expected tau to be a number of at least 0, got {tau}")
@@ -76,7 +80,10 @@ class AttentionDiversificationLoss:
                 )
         self.tau = tau
         self.impl: DiversificationImpl = impl
+        if not 0 < query_fraction <= 1:
+            raise ValueError(f"expected query_fraction above 0 and at most 1, got {query_fraction}")
         self.patch_tokens_only = patch_tokens_only
+        self.query_fraction = query_fraction
         self._model_name = type(model).__name__
         self._sites = chosen
         self._capture = self._capture_type(model, [site for _, site in chosen])
@@ -140,14 +147,21 @@ class AttentionDiversificationLoss:
                 scale=call.scale,
                 attn_bias=_patches_of_bias(call.attn_bias, first),
                 is_causal=call.is_causal,
+                query_fraction=self.query_fraction,
                 impl=self.impl,
             )
-        attention = call.attention[:, :, first:, first:]
+        attention, mask = call.attention[:, :, first:, first:], call.mask[:, :, first:, first:]
         if first:
             # A query that looks at prefix tokens alone is left with attention 0, as if it were masked.
             rest = attention.sum(dim=-1, keepdim=True)
             attention = attention / rest.clamp_min(torch.finfo(attention.dtype).tiny)
-        return attention_diversification_from_map(attention, tau=self.tau)
+        if self.query_fraction < 1:
+            rows = attention.shape[2]
+            drawn = torch.randperm(rows, device=attention.device)[: max(1, round(self.query_fraction * rows))]
+            if mask.shape[2] == mask.shape[3]:
+                mask = mask & mask.any(dim=2).unsqueeze(-1)  # a token that no query sees is padding
+            attention, mask = attention[:, :, drawn], mask[:, :, drawn]
+        return attention_diversification_from_map(attention, tau=self.tau, mask=mask)
 
 
 def _patches_of_bias(attn_bias: torch.Tensor | None, first: int) -> torch.Tensor | None:

@@ -1,4 +1,4 @@
-"""Whether a module runs for the first time or again, inside a backward pass, and what that must not change."""
+"""Whether a module runs for the first time or again, in a backward pass, and what that must not change."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -2,8 +2,10 @@ import pytest
 import torch
 
 from tapadl.ops.diversification import attention_diversification, tiles
+from tapadl.ops.diversification.visibility import visibility
 
 TAU = 1.3
+FAST = ("single_pass", "chunked")
 
 SIZES = {
     "odd and unequal": (2, 3, 37, 23, 5),
@@ -61,7 +63,8 @@ def assert_same(candidate, reference, tolerance=1e-11):
 def compare(query, key, attn_bias=None, **options):
     reference = loss_and_gradients("reference", query, key, attn_bias, **options)
     assert all(value.isfinite().all() for value in reference)
-    assert_same(loss_and_gradients("chunked", query, key, attn_bias, **options), reference)
+    for impl in FAST:
+        assert_same(loss_and_gradients(impl, query, key, attn_bias, **options), reference)
 
 
 @pytest.mark.parametrize("tile", TILE_BYTES)
@@ -118,9 +121,10 @@ def test_small_and_large_scores_equal_the_reference(size):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_huge_scores_neither_overflow_nor_vanish(dtype):
+@pytest.mark.parametrize("impl", FAST)
+def test_huge_scores_neither_overflow_nor_vanish(impl, dtype):
     query, key = inputs(1, 2, 20, 20, 4, dtype)
-    chunked, reference = (loss_and_gradients(impl, query * 1e6, key) for impl in ("chunked", "reference"))
+    chunked, reference = (loss_and_gradients(name, query * 1e6, key) for name in (impl, "reference"))
     torch.testing.assert_close(chunked[0], reference[0])
     assert all(value.isfinite().all() for value in chunked)
 
@@ -135,7 +139,9 @@ def test_rows_masked_by_large_finite_numbers_equal_the_reference(monkeypatch, dt
     bias[:, :, :5] = size  # whole rows, in which every score is lost beside the number
     bias[:, :, 5:9, ::2] = size  # rows of which some keys stay
     bias[0, :, 9:12] = bias[1, :, 10] = 1e9
-    assert_same(*(loss_and_gradients(impl, query, key, bias) for impl in ("chunked", "reference")), tolerance)
+    reference = loss_and_gradients("reference", query, key, bias)
+    for impl in FAST:
+        assert_same(loss_and_gradients(impl, query, key, bias), reference, tolerance)
 
 
 def test_zero_vectors_equal_the_reference():
@@ -146,29 +152,31 @@ def test_zero_vectors_equal_the_reference():
     compare(query, torch.zeros_like(key))
 
 
-@pytest.mark.parametrize("impl", ["reference", "chunked"])
-def test_rows_that_may_attend_to_nothing_count_as_zero(impl):
+@pytest.mark.parametrize("impl", ["reference", *FAST])
+def test_rows_that_may_attend_to_nothing_do_not_count(impl):
     query, key = torch.zeros(1, 2, 4, 3), torch.zeros(1, 2, 8, 3)
     first_key_only = torch.zeros(4, 8, dtype=torch.bool)
     first_key_only[:3, 0] = True
-    loss, *gradients = loss_and_gradients(impl, query, key, first_key_only)
-    assert loss.item() == pytest.approx(3 / 4)
+    loss, *gradients = loss_and_gradients(impl, query, key, first_key_only, tau=0.9)
+    assert loss.item() == pytest.approx(1.0)
+    loss, *more = loss_and_gradients(impl, query, key, first_key_only, tau=1.0)
+    assert loss == 0  # attention to the only key there is is uniform
+    gradients += more
     nothing = torch.zeros(1, 1, 1, 1, dtype=torch.bool)
     loss, *more = loss_and_gradients(impl, query, key, nothing)
     assert loss == 0
     assert all(torch.equal(gradient, torch.zeros_like(gradient)) for gradient in gradients + more)
 
 
+@pytest.mark.parametrize("impl", FAST)
 @pytest.mark.parametrize("is_causal", [False, True])
-def test_gradient_passes_gradcheck_away_from_the_threshold(is_causal):
+def test_gradient_passes_gradcheck_away_from_the_threshold(impl, is_causal):
     query, key = inputs(2, 2, 5, 4, 3)
     bias = torch.randn(2, 5, 4, dtype=torch.float64)
     assert margin(query, key, bias) > 1e-3
     leaves = [tensor.requires_grad_() for tensor in (query, key, bias)]
     assert torch.autograd.gradcheck(
-        lambda q, k, b: attention_diversification(
-            q, k, attn_bias=b, tau=TAU, is_causal=is_causal, impl="chunked"
-        ),
+        lambda q, k, b: attention_diversification(q, k, attn_bias=b, tau=TAU, is_causal=is_causal, impl=impl),
         leaves,
     )
 
@@ -182,13 +190,12 @@ def test_float32_is_as_close_to_float64_as_the_reference_in_float32():
             ((value - true).norm() / true.norm()).item()
             for value, true in zip(loss_and_gradients(impl, query, key), exact, strict=True)
         ]
-        for impl in ("reference", "chunked")
+        for impl in ("reference", *FAST)
     }
-    assert max(errors["reference"]) < 1e-5
-    assert max(errors["chunked"]) < 1e-5
+    assert all(max(of_impl) < 1e-5 for of_impl in errors.values()), errors
 
 
-@pytest.mark.parametrize("impl", ["reference", "chunked"])
+@pytest.mark.parametrize("impl", ["reference", *FAST])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_computed_in_float32(impl, dtype):
     query, key = (tensor.to(dtype) for tensor in inputs(2, 3, 40, 40, 8))
@@ -202,14 +209,14 @@ def test_half_precision_is_computed_in_float32(impl, dtype):
         torch.testing.assert_close(gradient, wide.to(dtype))
 
 
-@pytest.mark.parametrize("impl", ["reference", "chunked"])
+@pytest.mark.parametrize("impl", ["reference", *FAST])
 def test_autocast_changes_nothing(impl):
     query, key = inputs(2, 3, 40, 40, 8, torch.float32)
     plain = loss_and_gradients(impl, query, key)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss = attention_diversification(query, key, tau=TAU, impl=impl)
     assert torch.equal(loss, plain[0])
-    if impl == "chunked":
+    if impl != "reference":
         with torch.autocast("cpu", dtype=torch.bfloat16):
             assert_same(loss_and_gradients(impl, query, key), plain, tolerance=0)
 
@@ -221,13 +228,14 @@ def test_queries_and_keys_that_are_views_of_one_projection_equal_the_reference()
     compare(qkv[0].mT, qkv[1].mT)
 
 
-def test_only_what_needs_a_gradient_gets_one():
+@pytest.mark.parametrize("impl", FAST)
+def test_only_what_needs_a_gradient_gets_one(impl):
     query, key = inputs(1, 2, 5, 4, 3)
     bias = torch.randn(5, 4, dtype=torch.float64)
     whole = loss_and_gradients("chunked", query, key, bias)[1:]
     for number, leaf in enumerate((query, key, bias)):
         leaf.requires_grad_()
-        loss = attention_diversification(query, key, attn_bias=bias, tau=TAU, impl="chunked")
+        loss = attention_diversification(query, key, attn_bias=bias, tau=TAU, impl=impl)
         loss.backward()
         assert_same([leaf.grad], [whole[number]])
         leaf.requires_grad_(False)
@@ -244,20 +252,22 @@ def test_nothing_that_grows_with_queries_times_keys_is_kept_for_the_backward():
     assert sum(kept) == query.numel() + key.numel() + 2 * B * H * N + 2 * B * M
 
 
-def test_second_derivative_is_refused_with_the_way_out():
+@pytest.mark.parametrize("impl", FAST)
+def test_second_derivative_is_refused_with_the_way_out(impl):
     query, key = (tensor.requires_grad_() for tensor in inputs(1, 2, 5, 5, 3))
-    loss = attention_diversification(query, key, impl="chunked")
+    loss = attention_diversification(query, key, impl=impl)
     (gradient,) = torch.autograd.grad(loss, query, create_graph=True)
     with pytest.raises(RuntimeError, match='use impl="reference"'):
         gradient.sum().backward()
 
 
-def test_whole_graph_compilation_gives_the_same_loss_and_gradient():
+@pytest.mark.parametrize("impl", FAST)
+def test_whole_graph_compilation_gives_the_same_loss_and_gradient(impl):
     query, key = inputs(2, 3, 20, 14, 4)
     bias = torch.randn(20, 14, dtype=torch.float64)
 
     def loss(query, key, bias):
-        return attention_diversification(query * 1.5, key, attn_bias=bias, tau=TAU, impl="chunked") * 2
+        return attention_diversification(query * 1.5, key, attn_bias=bias, tau=TAU, impl=impl) * 2
 
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
     leaves = [tensor.requires_grad_() for tensor in (query, key, bias)]
@@ -266,9 +276,14 @@ def test_whole_graph_compilation_gives_the_same_loss_and_gradient():
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # opcheck reads it
-def test_registered_operator_passes_the_checks_of_torch():
+@pytest.mark.parametrize("masked", [False, True])
+def test_registered_operators_pass_the_checks_of_torch(masked):
     query, key = (tensor.requires_grad_() for tensor in inputs(2, 2, 6, 5, 3))
     bias = torch.randn(1, 2, 6, 5, dtype=torch.float64, requires_grad=True)
-    operator = torch.ops.tapadl.diversification.default
-    torch.library.opcheck(operator, (query, key, None, 2.0, 0.5, False))
-    torch.library.opcheck(operator, (query, key, bias, 1.0, 0.5, True))
+    seen = visibility((2, 6, 5), torch.rand(2, 1, 6, 5) > 0.3, masked, None, query.detach())
+    visible = (seen.keys_seen.clone(), seen.uniform_mean.clone()) if masked else (None, None)
+    for attn_bias in (None, bias):
+        arguments = (query, key, attn_bias, *visible, 1.0, 0.5, masked)
+        torch.library.opcheck(torch.ops.tapadl.diversification.default, arguments)
+        single_pass = torch.ops.tapadl.diversification_single_pass.default
+        torch.library.opcheck(single_pass, (*arguments, True, attn_bias is not None))

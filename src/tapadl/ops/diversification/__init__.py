@@ -5,5 +5,11 @@ from tapadl.ops.diversification.api import (
     attention_diversification,
     attention_diversification_from_map,
 )
+from tapadl.ops.diversification.visibility import may_see
 
-__all__ = ["DiversificationImpl", "attention_diversification", "attention_diversification_from_map"]
+__all__ = [
+    "DiversificationImpl",
+    "attention_diversification",
+    "attention_diversification_from_map",
+    "may_see",
+]

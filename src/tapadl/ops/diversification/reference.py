@@ -3,28 +3,41 @@
 import torch
 import torch.nn.functional as F
 
+from tapadl.ops.diversification.visibility import Visibility, weights
 from tapadl.ops.precision import without_autocast
 
 COSINE_EPS = 1e-8
 
 
-def diversification_from_map(attention: torch.Tensor, tau: float) -> torch.Tensor:
+def diversification_from_map(
+    attention: torch.Tensor, tau: float, visible: Visibility | None = None
+) -> torch.Tensor:
     """Mean cosine between every row of the head-averaged map and the mean row, weak entries set to 0.
 
     Args:
         attention: (B, H, N, M), float32 or float64, rows = queries.
-        tau: An entry counts where it exceeds tau / M.
+        tau: An entry counts where it exceeds tau times what uniform attention would give it.
+        visible: What masks leave; None where every query sees every key.
 
     Returns:
         The loss, a scalar of the dtype of `attention`.
     """
-    threshold = tau / attention.shape[-1]
     rows = attention.mean(dim=1)
-    mean_row = rows.mean(dim=1, keepdim=True)
-    # F.threshold(v) is v where v > threshold and 0 elsewhere, and lets NaN through: f of the paper.
-    kept_rows = F.threshold(rows, threshold, 0.0)
-    kept_mean_row = F.threshold(mean_row, threshold, 0.0)
-    return F.cosine_similarity(kept_rows, kept_mean_row, dim=-1, eps=COSINE_EPS).mean()
+    if visible is None:
+        mean_row = rows.mean(dim=1, keepdim=True)
+        # F.threshold(v) is v where v > threshold and 0 elsewhere, and lets NaN through: f of the paper.
+        kept_rows = F.threshold(rows, tau / rows.shape[-1], 0.0)
+        kept_mean_row = F.threshold(mean_row, tau / rows.shape[-1], 0.0)
+        return F.cosine_similarity(kept_rows, kept_mean_row, dim=-1, eps=COSINE_EPS).mean()
+    counts = visible.keys_seen > 0
+    row_weight, sample_weight = weights(visible.keys_seen)
+    row_weight = row_weight * counts
+    mean_row = (row_weight.unsqueeze(-1) * rows).sum(dim=1, keepdim=True)
+    # Times the keys it sees, an entry of a row is compared with tau itself; the cosine feels no factor.
+    kept_rows = F.threshold(rows * visible.keys_seen.unsqueeze(-1), tau, 0.0)
+    kept_mean_row = mean_row.masked_fill(mean_row <= tau * visible.uniform_mean.unsqueeze(1), 0.0)
+    cosine = F.cosine_similarity(kept_rows, kept_mean_row, dim=-1, eps=COSINE_EPS)
+    return (sample_weight * row_weight * cosine).sum()
 
 
 def attention_map(
@@ -53,6 +66,7 @@ def diversification(
     query: torch.Tensor,
     key: torch.Tensor,
     attn_bias: torch.Tensor | None,
+    visible: Visibility | None,
     tau: float,
     scale: float,
     is_causal: bool,
@@ -63,4 +77,4 @@ def diversification(
         attn_bias = attn_bias.to(dtype)
     with without_autocast(query.device):
         attention = attention_map(query.to(dtype), key.to(dtype), attn_bias, scale, is_causal)
-        return diversification_from_map(attention, tau)
+        return diversification_from_map(attention, tau, visible)
