@@ -1,0 +1,156 @@
+"""Released checkpoints of FAN and RVT into models of this package, and back: one table of names."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import timm
+import torch
+
+from tapadl.models.registry import TAP_PREFIX, VARIANTS
+
+Weights = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Renaming:
+    """Names that differ; `{n}` is a number, which is `shift` higher on our side."""
+
+    official: str
+    ours: str
+    shift: int = 0
+
+    def to_ours(self, key: str) -> str:
+        """A name of the released models as one of ours; one that is not meant stays as it is."""
+        return _renamed(key, self.official, self.ours, self.shift)
+
+    def to_official(self, key: str) -> str:
+        """The way back."""
+        return _renamed(key, self.ours, self.official, -self.shift)
+
+
+_TAP = Renaming("blocks.{n}.dilation_predictor.", "blocks.{n}.tap.dilation_predictor.")
+# Swin's own release pools behind a stage, timm in front of the next; its head is a plain linear layer.
+_SWIN = (
+    Renaming("layers.{n}.downsample.", "layers.{n}.downsample.", shift=1),
+    Renaming("head.", "head.fc."),
+)
+# What released Swin models keep in their state_dict although the settings tell it; timm computes it.
+_COMPUTED = ("relative_position_index", "attn_mask")
+
+
+def from_official(state_dict: Weights, model_name: str) -> Weights:
+    """Weights of a released FAN or RVT model, by the names of ours.
+
+    Args:
+        state_dict: As `read_state_dict` gives it.
+        model_name: An official name, such as "tap_fan_base_16_p4_hybrid". The number of classes is that of
+            the weights.
+
+    Returns:
+        The same tensors, complete for `timm.create_model(model_name, num_classes=...)`.
+
+    Raises:
+        ValueError: If the name is unknown, or the weights are of another model; says which differ.
+
+    Example:
+        >>> model = timm.create_model("tap_rvt_tiny", num_classes=3)
+        >>> released = to_official(model.state_dict(), "tap_rvt_tiny")
+        >>> "transformers.0.blocks.0.dilation_predictor.proj.0.weight" in released
+        True
+        >>> from_official(released, "tap_rvt_tiny").keys() == model.state_dict().keys()
+        True
+    """
+    check_name(model_name)
+    ours = {_apply(key, model_name): tensor for key, tensor in state_dict.items() if not _is_computed(key)}
+    _check_complete(ours, model_name)
+    return ours
+
+
+def to_official(state_dict: Weights, model_name: str) -> Weights:
+    """Weights of one of our models by the names of the release: the inverse of `from_official`.
+
+    Args:
+        state_dict: Of `timm.create_model(model_name)`.
+        model_name: An official name.
+
+    Raises:
+        ValueError: If the name is unknown.
+    """
+    check_name(model_name)
+    official = {}
+    for key, tensor in state_dict.items():
+        for renaming in reversed(_renamings(model_name)):
+            key = renaming.to_official(key)
+        official[key] = tensor
+    return official
+
+
+def num_classes_of(weights: Weights, model_name: str) -> int:
+    """Classes that the head in these weights (by our names) tells apart; 0 without a head."""
+    cfg = timm.get_pretrained_cfg(model_name)
+    head = None if cfg is None else weights.get(f"{cfg.classifier}.weight")
+    return 0 if head is None else head.shape[0]
+
+
+def check_name(model_name: str) -> None:
+    """Raise ValueError unless this is a model of ours."""
+    if model_name.removeprefix(TAP_PREFIX) not in VARIANTS:
+        raise ValueError(
+            f"expected a model out of {', '.join(VARIANTS)}, or one of these after {TAP_PREFIX!r}, "
+            f"got {model_name!r}"
+        )
+
+
+def _renamings(model_name: str) -> tuple[Renaming, ...]:
+    return (_TAP, *_SWIN) if "fan_swin" in model_name else (_TAP,)
+
+
+def _apply(key: str, model_name: str) -> str:
+    for renaming in _renamings(model_name):
+        key = renaming.to_ours(key)
+    return key
+
+
+def _is_computed(key: str) -> bool:
+    return key.endswith(_COMPUTED) and "att_mask" not in key
+
+
+def _renamed(key: str, pattern: str, template: str, shift: int) -> str:
+    expression = re.escape(pattern).replace(r"\{n\}", r"(\d+)")
+    found = re.search(rf"(?:^|\.){expression}", key)
+    if found is None:
+        return key
+    number = str(int(found[1]) + shift) if found.groups() else ""
+    start = found.start() + (1 if key[found.start()] == "." else 0)
+    return key[:start] + template.replace("{n}", number) + key[found.end() :]
+
+
+def _check_complete(weights: Weights, model_name: str) -> None:
+    with torch.device("meta"):
+        model = timm.create_model(model_name, num_classes=num_classes_of(weights, model_name))
+    wanted = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+    has_tap = any(".tap." in key for key in weights)
+    if model_name.startswith(TAP_PREFIX) != has_tap:
+        held, other = ("TAP", "with") if has_tap else ("no TAP", "without")
+        hint = model_name.removeprefix(TAP_PREFIX) if not has_tap else TAP_PREFIX + model_name
+        raise ValueError(
+            f"the weights hold {held}, so they are not of {model_name}; the model {other} it is {hint}"
+        )
+    problems = [f"without {_some(wanted.keys() - weights.keys())}"] if wanted.keys() - weights.keys() else []
+    if weights.keys() - wanted.keys():
+        problems.append(f"with {_some(weights.keys() - wanted.keys())} too much")
+    different = [
+        f"{key} of shape {tuple(tensor.shape)} instead of {wanted[key]}"
+        for key, tensor in weights.items()
+        if key in wanted and tuple(tensor.shape) != wanted[key]
+    ]
+    problems += different[:2]
+    if problems:
+        raise ValueError(f"the weights are not of {model_name}: {'; '.join(problems)}")
+
+
+def _some(keys: Iterable[str]) -> str:
+    ordered = sorted(keys)
+    rest = f" and {len(ordered) - 2} more" if len(ordered) > 2 else ""
+    return ", ".join(ordered[:2]) + rest
