@@ -1,6 +1,7 @@
 """Parts of FAN: token attention, channel processing and their block."""
 
 import math
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -40,10 +41,13 @@ class DepthwiseConvs(nn.Module):
         self.bn = BatchNorm2d(dim)
         self.conv2 = nn.Conv2d(dim, dim, kernel_size=3, padding=1, groups=dim)
 
-    def forward(self, patch_map: torch.Tensor) -> torch.Tensor:
-        """The map (B, C, rows, cols) after both."""
-        convolved: torch.Tensor = self.conv2(self.bn(self.act(self.conv1(patch_map))))
-        return convolved
+    def forward(self, patch_map: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        """The map (B, C, rows, cols) after both, times `scale` (C,)."""
+        hidden = self.bn(self.act(self.conv1(patch_map)))
+        # scale * conv2(hidden), without passing over the map once more
+        weight = self.conv2.weight * scale[:, None, None, None]
+        bias = cast(torch.Tensor, self.conv2.bias) * scale
+        return F.conv2d(hidden, weight, bias, padding=1, groups=len(scale))
 
 
 class ConvolvedMLP(nn.Module):
@@ -66,7 +70,7 @@ class ConvolvedMLP(nn.Module):
     def forward(self, tokens: torch.Tensor, grid_size: GridSize) -> torch.Tensor:
         """The tokens (B, N, C) after the MLP."""
         hidden = self.fc1(tokens)
-        convolved = self.gamma * to_tokens(self.dwconv(to_map(hidden, grid_size)))
+        convolved = to_tokens(self.dwconv(to_map(hidden, grid_size), self.gamma))
         mixed: torch.Tensor = self.fc2(hidden + convolved if self.residual else convolved)
         return mixed
 

@@ -1,17 +1,18 @@
 """How FAN begins: plain and hybrid patch embeddings, and the Fourier position."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from timm.layers.norm import LayerNorm2d
-from timm.models.convnext import ConvNeXtStage
+from timm.models.convnext import ConvNeXtBlock, ConvNeXtStage
 from torch import nn
 
 from tapadl.models.grid import GridSize
+from tapadl.models.pointwise_conv import PointwiseConv
 
 
 class ConvPatchEmbed(nn.Module):
@@ -94,6 +95,11 @@ class ConvNeXtStem(nn.Module):
                 (first, first), self.widths, (1, 2), depths, strict=True
             )
         )
+        for stage in cast(Iterable[ConvNeXtStage], self.stages):
+            for block in cast(Iterable[ConvNeXtBlock], stage.blocks):
+                width = block.conv_dw.out_channels
+                block.mlp.fc1 = PointwiseConv(width, 4 * width)
+                block.mlp.fc2 = PointwiseConv(4 * width, width)
         self.apply(_init_convnext)
 
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:

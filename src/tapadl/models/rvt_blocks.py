@@ -11,6 +11,7 @@ from torch import nn
 
 from tapadl.models.batch_norm import BatchNorm2d
 from tapadl.models.grid import GridSize, to_map, to_tokens
+from tapadl.models.pointwise_conv import PointwiseConv
 
 MaskResize = Literal["slice", "interpolate"]
 
@@ -129,11 +130,11 @@ class ConvMLP(nn.Module):
 
     def __init__(self, dim: int, hidden_dim: int) -> None:
         super().__init__()
-        self.fc1 = nn.Conv2d(dim, hidden_dim, kernel_size=1)
+        self.fc1 = PointwiseConv(dim, hidden_dim)
         self.bn1 = BatchNorm2d(hidden_dim)
         self.dwconv = nn.Conv2d(hidden_dim, hidden_dim, kernel_size=3, padding=1, groups=hidden_dim)
         self.bn2 = BatchNorm2d(hidden_dim)
-        self.fc2 = nn.Conv2d(hidden_dim, dim, kernel_size=1)
+        self.fc2 = PointwiseConv(hidden_dim, dim)
         self.bn3 = BatchNorm2d(dim)
         self.act = nn.GELU()
 
