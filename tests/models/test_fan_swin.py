@@ -5,6 +5,7 @@ from timm.layers.mlp import Mlp
 from timm.models.swin_transformer import SwinTransformer
 from torch import nn
 
+import tapadl
 from tapadl.models import FANSwin
 from tapadl.models.fan_blocks import ChannelProcessing
 
@@ -87,3 +88,21 @@ def test_linears_begin_with_a_standard_deviation_of_2_percent():
         if isinstance(module, nn.Linear) and module.weight.numel() > 2000:
             assert module.weight.std().item() == pytest.approx(0.02, rel=0.15)
             assert module.bias is None or not module.bias.any()
+
+
+def test_attention_is_fused_and_diversification_hears_the_same_without():
+    model = FANSwin(img_size=56, **SMALL)
+    attentions = [site.attention for site in model.attention_sites()]
+    assert all(attention.fused_attn for attention in attentions)
+    images = torch.randn(2, 3, 56, 56)
+
+    def loss():
+        with tapadl.AttentionDiversificationLoss(model, tau=1.0) as diversification:
+            model(images)
+            return diversification()
+
+    fused = loss()
+    for attention in attentions:
+        attention.fused_attn = False
+    torch.testing.assert_close(loss(), fused)
+    assert fused > 0

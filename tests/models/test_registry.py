@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import timm
 import torch
@@ -147,3 +149,9 @@ def test_features_are_those_of_the_table_where_nothing_else_is_asked_for(name, r
 def test_an_unknown_name_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match=r"expected one of fan_tiny_12_p16_224, .* got 'fan_giant'"):
         build("fan_giant")
+
+
+def test_the_page_on_models_states_their_parameters():
+    page = (Path(__file__).parents[2] / "docs" / "models.md").read_text()
+    for name in VARIANTS:
+        assert f"| `{name}` | {count(name):,} | {count('tap_' + name):,} |\n" in page

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any, cast
 
 import torch
+from timm.layers.config import use_fused_attn
 from timm.layers.drop import DropPath
 from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock, SwinTransformerStage
 from torch import nn
@@ -64,6 +65,9 @@ class FANSwin(SwinTransformer):
             plain = cast(Iterable[SwinTransformerBlock], stage.blocks)
             stage.blocks = nn.Sequential(*(FANSwinBlock(block) for block in plain))
         self.apply(init_fan_weights)
+        for site in self.attention_sites():
+            # timm fuses the attention of its other transformers by this switch, that of Swin by a second one
+            site.attention.fused_attn = use_fused_attn()  # type: ignore[assignment]
 
     def attention_sites(self) -> list[Site]:
         """The window attention of every block."""
