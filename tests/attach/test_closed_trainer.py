@@ -3,6 +3,7 @@
 import copy
 import gc
 import io
+import math
 import types
 import weakref
 
@@ -368,7 +369,10 @@ def test_attaching_again_changes_nothing_or_is_refused(make_vit, images):
         ({"weight": -1.0}, "weight to be a finite number of at least 0, got -1.0"),
         ({"weight": float("nan")}, "weight to be a finite number of at least 0, got nan"),
         ({"weight": "x"}, "weight to be a finite number of at least 0, got x"),
-        ({"loss_scale": "x"}, "loss_scale to be a number or a function that gives one, got x"),
+        (
+            {"loss_scale": "x"},
+            "loss_scale to be a finite number above 0 or a function that gives one, got 'x'",
+        ),
         ({"tau": -1.0}, "tau to be a number of at least 0"),
         ({"blocks": [7]}, "indices of the 3 sites"),
     ],
@@ -378,6 +382,37 @@ def test_wrong_arguments_leave_the_model_as_it_was(make_vit, options, message):
     with pytest.raises(ValueError, match=message):
         tapadl.attach_diversification(model, **options)
     assert not any(module._forward_pre_hooks or module._forward_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("scale", [math.nan, math.inf, -1.0, 0, True])
+def test_a_scale_that_is_none_is_refused_also_when_a_function_gives_it(make_vit, images, scale):
+    model = make_vit()
+    with pytest.raises(ValueError, match="loss_scale to be a finite number above 0"):
+        tapadl.attach_diversification(model, loss_scale=scale)
+    tapadl.attach_diversification(model, loss_scale=lambda: scale)
+    with pytest.raises(RuntimeError, match="expected loss_scale to give a finite number above 0, got"):
+        model.train()(images)
+
+
+def test_a_loss_returned_twice_carries_the_loss_once(make_vit, images):
+    def twice(logits):
+        loss = logits.logsumexp(1).mean()
+        return {"loss": loss, "parts": {"ce": loss}}
+
+    plain, attached = Returns(make_vit(), twice), Returns(make_vit(), twice)
+    with tapadl.AttentionDiversificationLoss(plain) as diversification:
+        (plain.train()(images)["loss"] + diversification()).backward()
+    tapadl.attach_diversification(attached)
+    attached.train()(images)["loss"].backward()
+    for (name, left), right in zip(plain.named_parameters(), attached.parameters(), strict=True):
+        assert torch.equal(left.grad, right.grad), name
+
+
+def test_a_loss_of_each_image_is_refused(make_vit, images):
+    model = Returns(make_vit(), lambda logits: {"loss": logits.logsumexp(1)})
+    tapadl.attach_diversification(model)
+    with pytest.raises(RuntimeError, match=r"to be one number, got .*; return its mean"):
+        model.train()(images)
 
 
 def test_what_is_no_model_is_refused():

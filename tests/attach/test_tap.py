@@ -461,3 +461,83 @@ def test_grid_recorder_is_shared_and_single(make_vit):
     hooks = [getattr(hook, "__self__", None) for hook in model.patch_embed._forward_pre_hooks.values()]
     assert [type(owner) for owner in hooks] == [GridRecorder]
     assert {id(block.tap.grid) for block in model.blocks} == {id(hooks[0])}
+
+
+def own_site(model, **changes):
+    block = model.blocks[0]
+    arguments = {"block": block, "attention": block.attn, "norm": block.norm1, "num_prefix_tokens": 1}
+    return tapadl.Site(**(arguments | {"grid": (4, 6)} | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"entry": "forwrd"}, "entry to name a method of LayerNorm, got 'forwrd'"),
+        ({"entry": 3}, "entry to name a method of LayerNorm, got 3"),
+        ({"head_axis": "heads"}, "head_axis to be an integer or None, got 'heads'"),
+        ({"grid": "NWHC"}, "expected grid to be .*, got 'NWHC'"),
+        ({"grid": (2, 2, 6)}, r"expected grid to be .*, got \(2, 2, 6\)"),
+        ({"grid": (4, -6)}, r"expected grid to be .*, got \(4, -6\)"),
+        ({"grid": None}, "expected grid to be .*, got None"),
+        ({"num_prefix_tokens": -3}, "num_prefix_tokens to be an integer of at least 0, got -3"),
+        ({"norm": "norm1"}, "norm of a Site to be a module, got a str"),
+    ],
+)
+def test_a_site_that_cannot_be_is_refused_when_it_is_made(make_vit, changes, message):
+    with pytest.raises(ValueError, match=message):
+        own_site(make_vit(), **changes)
+
+
+@pytest.mark.parametrize(("module", "measure"), [(None, len), (torch.nn.Identity(), "rows")])
+def test_a_grid_measured_of_nothing_is_refused(module, measure):
+    with pytest.raises(ValueError, match="MeasuredGrid of a module and a function, got a"):
+        tapadl.MeasuredGrid(module, measure)
+    with pytest.raises(ValueError, match="padding to be a function or None, got list"):
+        tapadl.SequenceGrid(padding=[])
+
+
+def test_sites_that_share_a_block_or_a_norm_are_refused(make_vit):
+    model = make_vit()
+    for shared in (own_site(model), own_site(model, block=model.blocks[1])):
+        with pytest.raises(ValueError, match="a block and a norm of its own of every site"):
+            tapadl.attach_tap(model, sites=[own_site(model), shared])
+    assert not any("tap" in name for name in model.state_dict())
+
+
+def test_sites_are_a_list(make_vit):
+    model = make_vit()
+    with pytest.raises(ValueError, match=r"sites to be a list of tapadl\.Site, got Site"):
+        tapadl.attach_tap(model, sites=own_site(model))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"grid": (6, 4)}, {"num_prefix_tokens": 0}, {"grid": tapadl.SequenceGrid()}]
+)
+def test_attaching_again_for_another_grid_is_refused(make_vit, changes):
+    model = make_vit()
+    tapadl.attach_tap(model, sites=[own_site(model)])
+    tapadl.attach_tap(model, sites=[own_site(model)])
+    with pytest.raises(ValueError, match="has TAP for another grid or number of prefix tokens"):
+        tapadl.attach_tap(model, sites=[own_site(model, **changes)])
+
+
+def whole(_module, inputs):
+    return inputs[0].shape[2] // 8, inputs[0].shape[3] // 8
+
+
+def turned(_module, inputs):
+    return inputs[0].shape[3] // 8, inputs[0].shape[2] // 8
+
+
+def test_two_ways_to_measure_one_module_are_kept_apart(make_vit, images):
+    model = make_vit().eval()
+    grids = [tapadl.MeasuredGrid(model.patch_embed, measure) for measure in (whole, turned)]
+    sites = [
+        tapadl.Site(block, block.attn, block.norm1, 1, grid)
+        for block, grid in zip(model.blocks[:2], grids, strict=True)
+    ]
+    tapadl.attach_tap(model, sites=sites)
+    model(images)
+    rows, cols = images.shape[2] // 8, images.shape[3] // 8
+    assert rows != cols
+    assert [model.blocks[i].tap.grid.grid_of(rows * cols) for i in (0, 1)] == [(rows, cols), (cols, rows)]

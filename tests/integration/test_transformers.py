@@ -108,7 +108,7 @@ def inputs_of(family):
 
 
 def recorded_losses(model, inputs):
-    """The loss of each map that the attention modules return when asked to compute one."""
+    """The loss of each map that the attention modules return when asked; a mask has left zeros in it."""
     model.set_attn_implementation("eager")
     maps = []
 
@@ -121,7 +121,8 @@ def recorded_losses(model, inputs):
         if type(module).__name__.endswith("Attention") and not isinstance(module, nn.MultiheadAttention):
             module.register_forward_hook(record)
     model(**inputs)
-    return [attention_diversification_from_map(attention) for attention in maps]
+    masked = "attention_mask" in inputs
+    return [attention_diversification_from_map(m, mask=m > 0 if masked else None) for m in maps]
 
 
 def score(output):

@@ -74,9 +74,18 @@ class HeadLayout:
         return 3 if self.axis is None else 4
 
     def four_axes(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The tensor as (B, H, N, D)."""
+        """The tensor as (B, H, N, D).
+
+        Raises:
+            RuntimeError: If the heads do not stand there.
+        """
         if self.axis is None:
             return tensor if tensor.ndim == 4 else tensor.unflatten(0, (-1, self.num_heads))
+        if not -tensor.ndim <= self.axis < tensor.ndim or self.axis % tensor.ndim >= tensor.ndim - 2:
+            raise RuntimeError(
+                f"expected head_axis of the tapadl.Site to be an axis in front of the last two of "
+                f"{tuple(tensor.shape)}, got {self.axis}"
+            )
         return tensor.movedim(self.axis, -3).flatten(0, -4)
 
 

@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from tapadl.attach.capture import AttentionCapture, Captured, QueryKey, SiteListener
 from tapadl.attach.diversification import AttentionDiversificationLoss
 from tapadl.attach.site import Site
+from tapadl.ops.numbers import is_number
 
 Model = TypeVar("Model", bound=nn.Module)
 LossScale = float | Callable[[], float]
@@ -173,8 +174,13 @@ class AttachedDiversification:
         if self._loss is None or not self._loss.listens():
             return None
         leaves, structure = tree_flatten(output)
-        carriers = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor) and leaf.requires_grad]
+        with_gradient = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor) and leaf.requires_grad]
+        carriers = list({id(leaf): leaf for leaf in with_gradient}.values())  # one may be returned twice
         own_loss = output.get("loss") if isinstance(output, Mapping) else None
+        if isinstance(own_loss, torch.Tensor) and own_loss.numel() != 1:
+            raise RuntimeError(
+                f'expected output["loss"] to be one number, got {tuple(own_loss.shape)}; return its mean'
+            )
         returns_loss = own_loss is not None and any(carrier is own_loss for carrier in carriers)
         factor = _share_of_batch(options) if returns_loss else self._told_scale(self._loss.heard_float16())
         hidden = self.settings["weight"] * factor * self._loss()
@@ -216,7 +222,10 @@ class AttachedDiversification:
                 "gradient accumulation cannot be seen from a compiled graph; tell attach_diversification "
                 "what the trainer multiplies its loss by, loss_scale=1.0 where it is used as it is"
             )
-        return float(scale() if callable(scale) else 1.0 if scale is None else scale)
+        told = scale() if callable(scale) else 1.0 if scale is None else scale
+        if not _is_scale(told):
+            raise RuntimeError(f"expected loss_scale to give a finite number above 0, got {told!r}")
+        return float(told)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"settings": {}, "_loss": None}
@@ -271,8 +280,15 @@ def _share_of_batch(options: dict[str, Any]) -> float | torch.Tensor:
 def _check(weight: float, loss_scale: LossScale | None) -> None:
     if not isinstance(weight, int | float) or not (math.isfinite(weight) and weight >= 0):
         raise ValueError(f"expected weight to be a finite number of at least 0, got {weight}")
-    if not (loss_scale is None or callable(loss_scale) or isinstance(loss_scale, int | float)):
-        raise ValueError(f"expected loss_scale to be a number or a function that gives one, got {loss_scale}")
+    if not (loss_scale is None or callable(loss_scale) or _is_scale(loss_scale)):
+        raise ValueError(
+            f"expected loss_scale to be a finite number above 0 or a function that gives one, "
+            f"got {loss_scale!r}"
+        )
+
+
+def _is_scale(value: Any) -> bool:
+    return is_number(value) and math.isfinite(value) and value > 0
 
 
 def _attached(model: nn.Module) -> list[AttachedDiversification]:

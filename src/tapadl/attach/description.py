@@ -46,7 +46,7 @@ def describe(model: nn.Module, sites: Sequence[Site] | None = None) -> None:
     print(f"{type(model).__name__}: {len(chosen)} attention sites")
     for row in rows:
         print("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    print(f"TAP parameters: {added:,} of {total:,} ({added / total:.2%})")
+    print(f"TAP parameters: {added:,} of {total:,} ({added / max(total, 1):.2%})")
 
 
 def _tap_column(site: Site) -> str:

@@ -14,6 +14,7 @@ from tapadl.ops.diversification import (
     attention_diversification,
     attention_diversification_from_map,
 )
+from tapadl.ops.numbers import is_number
 
 
 class AttentionDiversificationLoss:
@@ -34,7 +35,7 @@ class AttentionDiversificationLoss:
         patch_tokens_only: Leave out class, distillation and register tokens, as queries and as keys: the
             attention of the patches over the patches alone. By default every token takes part.
         query_fraction: Share of the queries, drawn anew in each call, that the loss is computed of; cheaper
-            and slightly biased, see `attention_diversification`.
+            and biased, see `attention_diversification`.
 
     Raises:
         ValueError: If no site is found, an index or `tau` is out of range, or a site refuses ADL.
@@ -63,7 +64,7 @@ class AttentionDiversificationLoss:
         patch_tokens_only: bool = False,
         query_fraction: float = 1.0,
     ) -> None:
-        if not isinstance(tau, int | float) or not tau >= 0:
+        if not is_number(tau) or not tau >= 0:
             raise ValueError(f"expected tau to be a number of at least 0, got {tau}")
         if impl not in get_args(DiversificationImpl):
             raise ValueError(
@@ -80,8 +81,8 @@ class AttentionDiversificationLoss:
                 )
         self.tau = tau
         self.impl: DiversificationImpl = impl
-        if not 0 < query_fraction <= 1:
-            raise ValueError(f"expected query_fraction above 0 and at most 1, got {query_fraction}")
+        if not is_number(query_fraction) or not 0 < query_fraction <= 1:
+            raise ValueError(f"expected query_fraction above 0 and at most 1, got {query_fraction!r}")
         self.patch_tokens_only = patch_tokens_only
         self.query_fraction = query_fraction
         self._model_name = type(model).__name__

@@ -3,10 +3,12 @@
 import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import nn
+
+from tapadl.ops.numbers import is_integer
 
 GridMeasure = Callable[[nn.Module, tuple[Any, ...]], tuple[int, int]]
 MapLayout = Literal["NHWC", "NCHW"]
@@ -38,6 +40,13 @@ class MeasuredGrid:
     module: nn.Module
     measure: GridMeasure
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.module, nn.Module) or not callable(self.measure):
+            raise ValueError(
+                f"expected MeasuredGrid of a module and a function, got a {type(self.module).__name__} and a "
+                f"{type(self.measure).__name__}"
+            )
+
 
 @dataclass(frozen=True)
 class SequenceGrid:
@@ -52,6 +61,10 @@ class SequenceGrid:
 
     causal: bool = False
     padding: PaddingMeasure | None = None
+
+    def __post_init__(self) -> None:
+        if self.padding is not None and not callable(self.padding):
+            raise ValueError(f"expected padding to be a function or None, got {type(self.padding).__name__}")
 
 
 @dataclass(frozen=True)
@@ -86,6 +99,34 @@ class Site:
     entry: str = "forward"
     head_axis: int | None = -3
 
+    def __post_init__(self) -> None:
+        for name in ("block", "attention", "norm"):
+            if not isinstance(getattr(self, name), nn.Module):
+                raise ValueError(
+                    f"expected {name} of a Site to be a module, got a {type(getattr(self, name)).__name__}"
+                )
+        if not is_integer(self.num_prefix_tokens) or self.num_prefix_tokens < 0:
+            raise ValueError(
+                f"expected num_prefix_tokens to be an integer of at least 0, got {self.num_prefix_tokens!r}"
+            )
+        if not isinstance(self.entry, str) or not callable(getattr(type(self.norm), self.entry, None)):
+            raise ValueError(
+                f"expected entry to name a method of {type(self.norm).__name__}, got {self.entry!r}"
+            )
+        if self.head_axis is not None and not is_integer(self.head_axis):
+            raise ValueError(f"expected head_axis to be an integer or None, got {self.head_axis!r}")
+        if not isinstance(self.grid, MeasuredGrid | SequenceGrid) and self.grid not in get_args(MapLayout):
+            _check_fixed(self.grid)
+
+
+def _check_fixed(grid: Any) -> None:
+    sides = grid if isinstance(grid, tuple) else ()
+    if len(sides) not in (1, 2) or not all(is_integer(side) and side > 0 for side in sides):
+        raise ValueError(
+            f'expected grid to be (rows, cols), (length,), a MeasuredGrid, a SequenceGrid, "NHWC" or "NCHW", '
+            f"got {grid!r}"
+        )
+
 
 def find_sites(model: nn.Module) -> list[Site]:
     """The attention sites of a model, in order of its blocks.
@@ -115,6 +156,8 @@ def select_sites(
     """The chosen sites, each with the name of its block for messages."""
     if not isinstance(model, nn.Module):
         raise ValueError(f"expected a model (a torch.nn.Module), got {type(model).__name__}")
+    if sites is not None and not isinstance(sites, Sequence):
+        raise ValueError(f"expected sites to be a list of tapadl.Site, got {type(sites).__name__}")
     found = list(sites) if sites is not None else find_sites(model)
     if not all(isinstance(site, Site) for site in found):
         raise ValueError(f"expected sites to hold tapadl.Site, got {[type(site).__name__ for site in found]}")

@@ -96,6 +96,14 @@ class AttachedTAP(TokenAwareAveragePooling):
         init = "paper" if self.gate is None else "identity"
         return {"num_branches": self.num_branches, "temperature": self.temperature, "init": init}
 
+    def fits(self, site: Site) -> bool:
+        """Whether it was made for the grid and the prefix tokens of this site."""
+        if self.num_prefix_tokens != site.num_prefix_tokens:
+            return False
+        if isinstance(self.grid, GridRecorder):
+            return isinstance(site.grid, MeasuredGrid) and self.grid.measure == site.grid.measure
+        return self.grid == site.grid
+
     def before_block(self, _block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Forward pre-hook of the block of a sequence: keeps where it is padded."""
         if isinstance(self.grid, SequenceGrid) and self.grid.padding is not None:
@@ -207,18 +215,18 @@ def attach_tap(
     options = {"num_branches": num_branches, "temperature": temperature, "init": init}
     chosen = select_sites(model, sites, blocks)
     _check(model, chosen, options)
-    recorders: dict[nn.Module, GridRecorder] = {}
+    recorders: dict[MeasuredGrid, GridRecorder] = {}
     added: list[tuple[Site, AttachedTAP]] = []
     for name, site in chosen:
         if _tap_of(site.block) is None:
             grid = _grid_source(site.grid, recorders)
             tap = AttachedTAP(name, site.num_prefix_tokens, grid, dim=_width(name, site), **options)
-            added.append((site, tap))
-    for module, recorder in recorders.items():
-        module.register_forward_pre_hook(recorder.record)
+            like = next((p for part in (site.block, model) for p in part.parameters()), torch.empty(0))
+            added.append((site, tap.to(like.device, like.dtype).train(site.block.training)))
+    for source, recorder in recorders.items():
+        source.module.register_forward_pre_hook(recorder.record)
     for site, tap in added:
-        like = next(site.block.parameters())
-        site.block.add_module("tap", tap.to(like.device, like.dtype).train(site.block.training))
+        site.block.add_module("tap", tap)
         if isinstance(site.grid, SequenceGrid):
             site.block.register_forward_pre_hook(tap.before_block, with_kwargs=True)
         if site.entry == "forward":
@@ -270,7 +278,13 @@ def _tap_of(block: nn.Module) -> AttachedTAP | None:
 
 def _check(model: nn.Module, chosen: list[tuple[str, Site]], options: dict[str, Any]) -> None:
     parts = set(model.modules())
+    blocks: set[nn.Module] = set()
+    norms: set[tuple[nn.Module, str]] = set()
     for name, site in chosen:
+        if site.block in blocks or (site.norm, site.entry) in norms:
+            raise ValueError(f"expected a block and a norm of its own of every site, {name} shares one")
+        blocks.add(site.block)
+        norms.add((site.norm, site.entry))
         if site.norm not in parts:
             raise ValueError(
                 f"expected the norm of the site at {name} to be a part of {type(model).__name__}, "
@@ -296,6 +310,11 @@ def _check(model: nn.Module, chosen: list[tuple[str, Site]], options: dict[str, 
             raise ValueError(
                 f"expected {name} to have no attribute 'tap' of its own, got {type(site.block.tap)}"
             )
+        if tap is not None and not tap.fits(site):
+            raise ValueError(
+                f"{name} has TAP for another grid or number of prefix tokens; "
+                f"call tapadl.detach_tap(model) first"
+            )
         was = options if tap is None else tap.options
         if was != options:
             raise ValueError(
@@ -318,12 +337,12 @@ def _width(name: str, site: Site) -> int:
 
 def _grid_source(
     grid: tuple[int, ...] | MeasuredGrid | MapLayout | SequenceGrid,
-    new_recorders: dict[nn.Module, GridRecorder],
+    new_recorders: dict[MeasuredGrid, GridRecorder],
 ) -> tuple[int, ...] | GridRecorder | MapLayout | SequenceGrid:
     if not isinstance(grid, MeasuredGrid):
         return grid
     for hook in grid.module._forward_pre_hooks.values():
         owner = getattr(hook, "__self__", None)
-        if isinstance(owner, GridRecorder):
+        if isinstance(owner, GridRecorder) and owner.measure == grid.measure:
             return owner
-    return new_recorders.setdefault(grid.module, GridRecorder(grid.measure))
+    return new_recorders.setdefault(grid, GridRecorder(grid.measure))

@@ -76,9 +76,7 @@ class TokenAwareAveragePooling(nn.Module):
         if ndim not in (1, 2):
             raise ValueError(f"expected ndim to be 2 (images) or 1 (sequences), got {ndim!r}")
         if causal and ndim != 1:
-            raise ValueError(
-                f"expected ndim=1 (a sequence) with causal=True, got ndim={ndim}"
-            )
+            raise ValueError(f"expected ndim=1 (a sequence) with causal=True, got ndim={ndim}")
         self.dim = dim
         self.num_branches = num_branches
         self.temperature = temperature
