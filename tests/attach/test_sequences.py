@@ -180,3 +180,19 @@ def test_both_together_train_a_step():
         loss = model(torch.randn(2, 12, 8).double(), padding_mask).square().mean() + diversification()
         loss.backward()
     assert all(block.tap.gate.grad.any() for block in model.blocks)
+
+
+def test_a_block_called_past_its_hooks_is_refused_where_padding_is_told():
+    model = Model()
+    tapadl.attach_tap(model, sites=_sites(model, tapadl.SequenceGrid(padding=padding_of_block)))
+    tokens, mask = torch.randn(2, 7, 8), torch.zeros(2, 7, dtype=torch.bool)
+    model(tokens, mask)
+    with pytest.raises(RuntimeError, match=r"expected the block at blocks\.0 to be called as a module"):
+        model.blocks[0].forward(tokens, mask)
+
+
+def test_tokens_in_front_of_the_batch_are_refused():
+    layer = nn.TransformerEncoderLayer(8, 2, norm_first=True)
+    site = tapadl.Site(layer, layer.self_attn, layer.norm1, 0, tapadl.SequenceGrid())
+    with pytest.raises(ValueError, match="attention with batch_first=False"):
+        tapadl.attach_tap(layer, sites=[site])

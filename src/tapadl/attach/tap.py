@@ -78,7 +78,7 @@ class AttachedTAP(TokenAwareAveragePooling):
         self.site_name = site_name
         self.num_prefix_tokens = num_prefix_tokens
         self.grid = grid
-        self._padding_mask: torch.Tensor | None = None  # of the block's call
+        self._padding: tuple[torch.Tensor | None] | None = None  # while the block is called
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "AttachedTAP":
         if not memo:  # the copy of a model or block notes that first
@@ -107,7 +107,11 @@ class AttachedTAP(TokenAwareAveragePooling):
     def before_block(self, _block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Forward pre-hook of the block of a sequence: keeps where it is padded."""
         if isinstance(self.grid, SequenceGrid) and self.grid.padding is not None:
-            self._padding_mask = self.grid.padding(args, kwargs)
+            self._padding = (self.grid.padding(args, kwargs),)
+
+    def after_block(self, _block: nn.Module, _args: tuple[Any, ...], _output: Any) -> None:
+        """Forward hook of the block of a sequence: what was padded in this call is not in the next."""
+        self._padding = None
 
     def before_norm(self, _norm: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         """Forward pre-hook of the norm: hands it the pooled tokens, while the residual keeps the others."""
@@ -127,9 +131,13 @@ class AttachedTAP(TokenAwareAveragePooling):
     def _pool(self, tokens: torch.Tensor) -> torch.Tensor:
         if isinstance(self.grid, SequenceGrid):
             length = tokens.shape[1] - self.num_prefix_tokens
-            pooled_sequence: torch.Tensor = self(
-                tokens, (length,), self.num_prefix_tokens, self._padding_mask
-            )
+            if self.grid.padding is not None and self._padding is None:
+                raise RuntimeError(
+                    f"expected the block at {self.site_name} to be called as a module, for its arguments say "
+                    f"what is padded; checkpoint whole blocks, not parts of them"
+                )
+            mask = None if self._padding is None else self._padding[0]
+            pooled_sequence: torch.Tensor = self(tokens, (length,), self.num_prefix_tokens, mask)
             return pooled_sequence
         if self.grid not in get_args(MapLayout):
             pooled: torch.Tensor = self(tokens, self._grid_of(tokens), self.num_prefix_tokens)
@@ -229,6 +237,7 @@ def attach_tap(
         site.block.add_module("tap", tap)
         if isinstance(site.grid, SequenceGrid):
             site.block.register_forward_pre_hook(tap.before_block, with_kwargs=True)
+            site.block.register_forward_hook(tap.after_block, always_call=True)
         if site.entry == "forward":
             site.norm.register_forward_pre_hook(tap.before_norm)
         else:
@@ -259,6 +268,10 @@ def detach_tap(model: Model) -> Model:
             if isinstance(getattr(hook, "__self__", None), AttachedTAP | GridRecorder):
                 del module._forward_pre_hooks[hook_id]
                 module._forward_pre_hooks_with_kwargs.pop(hook_id, None)
+        for hook_id, after in list(module._forward_hooks.items()):
+            if isinstance(getattr(after, "__self__", None), AttachedTAP):
+                del module._forward_hooks[hook_id]
+                module._forward_hooks_always_called.pop(hook_id, None)
         for name, value in list(vars(module).items()):
             if isinstance(value, PooledEntry):
                 delattr(module, name)
@@ -299,6 +312,11 @@ def _check(model: nn.Module, chosen: list[tuple[str, Site]], options: dict[str, 
             raise ValueError(
                 f"TAP does not fit {name}: {site.refuses_tap}; "
                 f"tapadl.describe(model) shows the sites it fits, choose them with blocks=[...]"
+            )
+        if getattr(site.attention, "batch_first", True) is False:
+            raise ValueError(
+                f"expected tokens (B, N, C) at {name}, got an attention with batch_first=False, whose tokens "
+                f"are (N, B, C); build it with batch_first=True"
             )
         if isinstance(site.norm, nn.MultiheadAttention) and site.entry == "forward":
             raise ValueError(
