@@ -51,5 +51,6 @@ wheel: $(VENV)/.installed
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/pooling.py
 	$(BIN)/python benchmarks/diversification.py
+	$(BIN)/python benchmarks/attach.py
 
 ci: lint types imports test docs wheel

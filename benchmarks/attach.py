@@ -1,7 +1,7 @@
 """A training step with TAP and ADL attached, against the plain step of the same model.
 
-    python benchmarks/attach.py            write results/attach.json
-    python benchmarks/attach.py --quick    one small model, a check that this runs
+    OMP_NUM_THREADS=1 python benchmarks/attach.py            write results/attach.json
+    OMP_NUM_THREADS=1 python benchmarks/attach.py --quick    one small model, a check that this runs
 
 A step is forward, loss (cross entropy, plus ADL) and backward; no optimizer. Plain and other steps alternate.
 "exact" is the default: every layer, every query. The two cheaper forms are a quarter of the queries and every

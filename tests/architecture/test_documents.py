@@ -65,3 +65,8 @@ def test_numbers_of_cost_in_the_readme_stand_in_the_benchmarks():
             digits = 1 if name == "pooling" else 2
             shown = f"{row['speedup']:.{digits}f} x ({low:.{digits}f} - {high:.{digits}f})"
             assert shown in readme, f"README does not show {shown}"
+    for row in json.loads((ROOT / "benchmarks" / "results" / "attach.json").read_text())["rows"]:
+        if row["variant"] in ("TAP", "ADL", "TAP + ADL"):
+            low, high = row["cost_quartiles"]
+            shown = f"{row['cost']:.2f} ({low:.2f} - {high:.2f})"
+            assert shown in readme, f"README does not show {shown}"
