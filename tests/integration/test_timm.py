@@ -44,7 +44,8 @@ def test_the_table_and_the_families_without_attention_are_all_families():
     if version != timm.__version__:
         pytest.skip(f"the page is of timm {version}")
     without = re.search(r"says so: (.*)\.$", page, flags=re.MULTILINE)[1].split(", ")
-    assert sorted({family for family, _ in TABLE} | set(without)) == sorted(timm.list_modules())
+    families = set(timm.list_modules()) - {"registry"}  # where tapadl.models registers, once it is imported
+    assert {family for family, _ in TABLE} | set(without) == families
 
 
 class Recorder(TorchFunctionMode):

@@ -1,5 +1,6 @@
 """The attention diversification loss (ADL) of a model that already exists."""
 
+import weakref
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Self, get_args
@@ -15,6 +16,11 @@ from tapadl.ops.diversification import (
     attention_diversification_from_map,
 )
 from tapadl.ops.numbers import is_number
+
+_NOT_HEARD = (
+    " (each forward counts for one call; a forward under no_grad, of a copy of the model, of code compiled "
+    "before, or inside reentrant gradient checkpointing, is not heard: use use_reentrant=False)"
+)
 
 
 class AttentionDiversificationLoss:
@@ -77,7 +83,7 @@ class AttentionDiversificationLoss:
             if site.refuses_adl:
                 raise ValueError(
                     f"ADL has no meaning at {name}: {site.refuses_adl}; "
-                    f"tapadl.describe(model) shows the sites it fits, choose them with blocks=[...]"
+                    f"tapadl.describe(model) shows the sites it fits, if any, to choose with blocks=[...]"
                 )
         self.tau = tau
         self.impl: DiversificationImpl = impl
@@ -88,6 +94,8 @@ class AttentionDiversificationLoss:
         self._model_name = type(model).__name__
         self._sites = chosen
         self._capture = self._capture_type(model, [site for _, site in chosen])
+        # a loss that nobody holds any more does not go on listening
+        weakref.finalize(self, self._capture.close).atexit = False
 
     def __call__(self) -> torch.Tensor:
         """The mean of `per_layer()`: a scalar in at least float32; the captured tensors are released."""
@@ -103,8 +111,7 @@ class AttentionDiversificationLoss:
         if not any(ran):
             raise RuntimeError(
                 f"expected a forward of {self._model_name} with gradients enabled before each call of the "
-                f"loss, got none{'' if self._capture.is_open else ': the loss is closed'} (a forward under "
-                f"no_grad, or inside reentrant gradient checkpointing, is not heard: use use_reentrant=False)"
+                f"loss, got none{_NOT_HEARD if self._capture.is_open else ': the loss is closed'}"
             )
         for (name, site), was_called, calls in zip(self._sites, ran, taken, strict=True):
             if not was_called:

@@ -311,7 +311,7 @@ def _check(model: nn.Module, chosen: list[tuple[str, Site]], options: dict[str, 
         if site.refuses_tap:
             raise ValueError(
                 f"TAP does not fit {name}: {site.refuses_tap}; "
-                f"tapadl.describe(model) shows the sites it fits, choose them with blocks=[...]"
+                f"tapadl.describe(model) shows the sites it fits, if any, to choose with blocks=[...]"
             )
         if getattr(site.attention, "batch_first", True) is False:
             raise ValueError(

@@ -19,7 +19,8 @@ _EPILOG = """\
 examples:
   one file, for timm.create_model(..., checkpoint_path=):
     tapadl convert released.pth.tar fan.safetensors --model fan_base_16_p4_hybrid
-  a folder, for timm.create_model("local-dir:fan", pretrained=True):
+  a folder, for timm.create_model("local-dir:fan", pretrained=True) after
+  import tapadl.models:
     tapadl convert released.pth.tar fan --model tap_fan_base_16_p4_hybrid
 
 `tapadl models` lists the names, and where the weights are offered.

@@ -13,7 +13,7 @@ from safetensors.torch import save
 
 from tapadl.data.atomic import write_atomically
 from tapadl.models.checkpoint import read_state_dict
-from tapadl.models.convert import from_official, num_classes_of
+from tapadl.models.convert import check_name, from_official, num_classes_of
 from tapadl.models.weights import PUBLISHED
 
 WEIGHTS_FILE = "model.safetensors"
@@ -35,6 +35,7 @@ def convert(source: Path, target: Path, model_name: str, *, overwrite: bool = Fa
         ValueError: If the source cannot be read, is of another model, or the target exists.
         OSError: If the target cannot be written.
     """
+    check_name(model_name)
     if target.exists() and not overwrite:
         raise ValueError(f"expected nothing at {target}, found something; name another, or give --overwrite")
     state_dict, wrapper = read_state_dict(source)
