@@ -61,7 +61,7 @@ def attention_diversification(
         is_causal: Query i attends to keys 0..i only, in addition to `attn_bias`.
         query_fraction: Share of the queries, drawn anew in each call, that the loss is computed of; above 0,
             1 for all. Cost shrinks with it. The mean row is that of the drawn queries, so the loss is biased
-            upwards, the more the fewer there are (of 196 tokens, all 0.15, a half 0.17, a quarter 0.20).
+            upwards, the more the fewer there are.
         impl: "chunked" computes blocks of rows twice and stores no map: memory grows with N + M.
             "single_pass" computes the map of a few images once, loss and gradient together, and is faster
             while these maps stay in the cache. Both can be differentiated once. "reference" stores all maps
