@@ -5,6 +5,7 @@ from types import ModuleType
 import torch
 
 from tapadl.corruptions import blur, digital, noise, weather
+from tapadl.corruptions.checks import check_images, check_seed, checked_indices
 from tapadl.corruptions.random import Draws
 from tapadl.corruptions.severity import CORRUPTIONS, Group, constants_for
 
@@ -56,10 +57,9 @@ def corrupt(
         >>> torch.equal(corrupted[2:], corrupt(images[2:], "fog", 3, seed=0, indices=indices[2:]))
         True
     """
-    _check_images(images)
-    positions = _checked_indices(indices, len(images))
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64:
-        raise ValueError(f"expected seed to be an integer from 0 to 2**64 - 1, got {seed!r}")
+    check_images(images)
+    positions = checked_indices(indices, len(images))
+    check_seed(seed)
     constants = constants_for(
         corruption, severity, min(images.shape[2:]) if image_size is None else image_size
     )
@@ -74,39 +74,3 @@ def corrupt(
         draws = (Draws(seed, positions[start : start + size], corruption, severity),) if row.random else ()
         parts.append(function(part, *draws, **constants.values).clamp_(0, 1))
     return torch.cat(parts)
-
-
-def _check_images(images: torch.Tensor) -> None:
-    if not isinstance(images, torch.Tensor):
-        raise ValueError(f"expected images to be a torch.Tensor, got {type(images).__name__}")
-    if images.ndim != 4 or images.shape[1] not in (1, 3) or images.numel() == 0:
-        raise ValueError(
-            "expected images of shape (B, C, H, W) with 1 or 3 channels and no side of length 0, "
-            f"got {tuple(images.shape)}"
-        )
-    if not images.is_floating_point():
-        raise ValueError(
-            f"expected images of a floating point dtype with values in 0..1, got {images.dtype}; "
-            "divide 8-bit images by 255"
-        )
-    low, high = (bound.item() for bound in images.aminmax())
-    if not (low >= 0 and high <= 1):
-        raise ValueError(
-            f"expected images with values in 0..1, got values from {low} to {high}; "
-            "corrupt before normalising"
-        )
-
-
-def _checked_indices(indices: torch.Tensor, num_images: int) -> list[int]:
-    if not isinstance(indices, torch.Tensor):
-        raise ValueError(f"expected indices to be a torch.Tensor, got {type(indices).__name__}")
-    if indices.dtype.is_floating_point or indices.dtype.is_complex or indices.dtype == torch.bool:
-        raise ValueError(f"expected indices of an integer dtype, got {indices.dtype}")
-    if indices.shape != (num_images,):
-        raise ValueError(
-            f"expected indices of shape ({num_images},), one for each image, got {tuple(indices.shape)}"
-        )
-    positions: list[int] = indices.tolist()
-    if min(positions) < 0:
-        raise ValueError(f"expected indices of at least 0, got {min(positions)}")
-    return positions
