@@ -1,14 +1,14 @@
-"""From a picture to what a model sees: resize, crop, normalise, as the model's own library does it."""
+"""From a picture to what a model sees: resize, crop, normalise."""
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
-import timm.data
 import torch
 from PIL import Image
-from torch import nn
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2.functional import pil_to_tensor, resize, to_pil_image
 
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
@@ -19,6 +19,7 @@ INTERPOLATIONS = {
     "hamming": Image.Resampling.HAMMING,
 }
 CROP_MODES = ("center", "center_floor", "squash", "border", "stored")
+RESAMPLERS = ("pillow", "torch")
 IMAGE_MODES = {1: "L", 3: "RGB"}
 
 
@@ -39,6 +40,8 @@ class Preprocessing:
             `"center_floor"` is the same with the corner of the crop rounded down, as transformers does it;
             `"squash"` resizes each side; `"border"` fits the longer side and fills up with the mean;
             `"stored"` takes pictures of `image_size` only, and leaves them as they are.
+        resampler: What resizes: `"pillow"`, as timm and torchvision do, or `"torch"`, as transformers does;
+            they differ by a few of 255 steps.
 
     Raises:
         ValueError: If a value is none of these.
@@ -57,6 +60,7 @@ class Preprocessing:
     crop_pct: float = 1.0
     interpolation: str = "bicubic"
     crop_mode: str = "center"
+    resampler: str = "pillow"
 
     def __post_init__(self) -> None:
         if len(self.image_size) != 2 or min(self.image_size) < 1:
@@ -75,72 +79,8 @@ class Preprocessing:
             )
         if self.crop_mode not in CROP_MODES:
             raise ValueError(f"expected a crop_mode out of {', '.join(CROP_MODES)}, got {self.crop_mode!r}")
-
-    @classmethod
-    def from_timm(cls, model: nn.Module) -> Self:
-        """As `timm.data.create_transform` does it for the model; the same pixels.
-
-        Raises:
-            ValueError: If the model's configuration is for another number of channels than its mean.
-        """
-        config = timm.data.resolve_model_data_config(model)
-        channels, *image_size = config["input_size"]
-        mean, std = tuple(config["mean"]), tuple(config["std"])
-        if len(mean) != channels or len(std) != channels:
-            raise ValueError(
-                f"expected a mean and a std of {channels} channels in the configuration of "
-                f"{type(model).__name__}, got {len(mean)} and {len(std)}; "
-                f"use a function of your own that returns (model, Preprocessing)"
-            )
-        names = ("crop_pct", "interpolation", "crop_mode")
-        return cls((image_size[0], image_size[1]), mean, std, **{name: config[name] for name in names})
-
-    @classmethod
-    def from_torchvision(cls, transforms: Any) -> Self:
-        """As the transforms of torchvision's weights, `Weights.transforms()`, do it; the same pixels.
-
-        Raises:
-            ValueError: If they are not those of a classifier.
-        """
-        try:
-            (crop,), (size,) = transforms.crop_size, transforms.resize_size
-            mean, std, interpolation = transforms.mean, transforms.std, transforms.interpolation.value
-        except (AttributeError, TypeError, ValueError):
-            raise ValueError(
-                f"expected the transforms of a classifier of torchvision, got {type(transforms).__name__}"
-            ) from None
-        return cls((crop, crop), tuple(mean), tuple(std), _crop_pct(crop, size), interpolation)
-
-    @classmethod
-    def from_transformers(cls, processor: Any) -> Self:
-        """As an image processor of transformers does it.
-
-        Processors that resize tensors round otherwise than Pillow: values differ by one 8-bit step at most.
-
-        Raises:
-            ValueError: If the processor does something that this class cannot: padding, BGR, sides in other
-                proportions than the crop, no fixed size at the end.
-        """
-        options = processor.to_dict()
-        refused = [
-            name for name in ("do_pad", "do_flip_channel_order", "do_reduce_labels") if options.get(name)
-        ]
-        refused += [name for name in ("do_resize", "do_rescale") if not options.get(name, True)]
-        if refused:
-            raise ValueError(
-                f"cannot do what {type(processor).__name__} does: {refused[0]} is {options[refused[0]]}; "
-                f"use a function of your own that returns (model, Preprocessing)"
-            )
-        resized, crop, crop_mode = _transformers_sizes(processor, options)
-        crop_pct = _crop_pct(crop[0], resized[0])
-        if [math.floor(side / crop_pct) for side in crop] != list(resized):
-            raise ValueError(
-                f"expected a crop in the proportions of the picture from {type(processor).__name__}, "
-                f"got {crop} out of {resized}"
-            )
-        mean, std = _transformers_statistics(options)
-        interpolation = Image.Resampling(options["resample"]).name.lower()
-        return cls(crop, mean, std, crop_pct, interpolation, crop_mode)
+        if self.resampler not in RESAMPLERS:
+            raise ValueError(f"expected a resampler out of {', '.join(RESAMPLERS)}, got {self.resampler!r}")
 
     @property
     def channels(self) -> int:
@@ -169,7 +109,7 @@ class Preprocessing:
         image = _convert(image, IMAGE_MODES[self.channels])
         height, width = self.image_size
         if self.crop_mode != "stored":
-            image = self._crop(image.resize(self._resized(image), INTERPOLATIONS[self.interpolation]))
+            image = self._crop(self._resize(image))
         elif image.size != (width, height):
             raise ValueError(
                 f"expected stored pictures of the model's size, {height} x {width} pixels (height x width), "
@@ -195,6 +135,15 @@ class Preprocessing:
             )
         mean, std = images.new_tensor(self.mean), images.new_tensor(self.std)
         return (images - mean[:, None, None]) / std[:, None, None]
+
+    def _resize(self, image: Image.Image) -> Image.Image:
+        width, height = self._resized(image)
+        if self.resampler == "pillow":
+            return image.resize((width, height), INTERPOLATIONS[self.interpolation])
+        mode = InterpolationMode(self.interpolation)
+        pixels = resize(pil_to_tensor(image), [height, width], interpolation=mode, antialias=True)
+        resized: Image.Image = to_pil_image(pixels)
+        return resized
 
     def _resized(self, image: Image.Image) -> tuple[int, int]:
         """(width, height) before the crop."""
@@ -232,51 +181,3 @@ def _convert(image: Image.Image, mode: str) -> Image.Image:
     if "transparency" in image.info:  # Pillow warns of palettes with transparency unless it goes through RGBA
         image = image.convert("RGBA")
     return image.convert(mode)
-
-
-def _crop_pct(crop: int, resized: int) -> float:
-    """The largest share with floor(crop / share) = resized, whatever the division rounds to."""
-    share = crop / resized
-    while math.floor(crop / share) < resized:
-        share = math.nextafter(share, 0)
-    return share
-
-
-Size = tuple[int, int]
-
-
-def _transformers_sizes(processor: Any, options: dict[str, Any]) -> tuple[Size, Size, str]:
-    """Size after the resize and after the crop, and the crop_mode."""
-    size, crop = _sides(options.get("size")), None
-    if options.get("do_center_crop"):
-        crop = _sides(options.get("crop_size"))
-    edge = (options.get("size") or {}).get("shortest_edge")
-    if edge and "crop_pct" in options and crop is None:  # ConvNeXT: a crop up to 383 pixels, squashed above
-        if edge >= 384:
-            return (edge, edge), (edge, edge), "squash"
-        resized = int(edge / options["crop_pct"])
-        return (resized, resized), (edge, edge), "center_floor"
-    if edge and crop is not None and "crop_pct" not in options:
-        return (edge, edge), crop, "center_floor"
-    if size is not None and "crop_pct" not in options:
-        return size, crop or size, "squash"
-    raise ValueError(
-        f"expected a height and a width, or a shortest edge and a crop, from {type(processor).__name__}, "
-        f"got size {options.get('size')} and crop {options.get('crop_size')}; "
-        f"use a function of your own that returns (model, Preprocessing)"
-    )
-
-
-def _sides(size: Any) -> Size | None:
-    size = size or {}
-    return (size["height"], size["width"]) if size.get("height") and size.get("width") else None
-
-
-def _transformers_statistics(options: dict[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and std of values in 0..1; processors count from 0..255 times rescale_factor."""
-    mean, std = options.get("image_mean") or [0.0] * 3, options.get("image_std") or [1.0] * 3
-    if not options.get("do_normalize", True):
-        mean, std = [0.0] * 3, [1.0] * 3
-    scale = 255 * options.get("rescale_factor", 1 / 255)
-    offset = float(bool(options.get("rescale_offset")))
-    return tuple((value + offset) / scale for value in mean), tuple(value / scale for value in std)
