@@ -101,24 +101,31 @@ class RunResult:
         return next(cell.error for cell in self.cells if cell.severity == 0)
 
     @property
-    def corrupted_errors(self) -> dict[str, dict[int, float]]:
-        """Error by corruption and severity."""
-        errors: dict[str, dict[int, float]] = {}
-        for cell in self.cells:
+    def corrupted_errors(self) -> dict[str, list[float]]:
+        """Errors by corruption, at rising severity."""
+        errors: dict[str, list[float]] = {}
+        for cell in sorted(self.cells, key=lambda cell: cell.severity):
             if cell.severity > 0:
-                errors.setdefault(cell.corruption, {})[cell.severity] = cell.error
+                errors.setdefault(cell.corruption, []).append(cell.error)
         return errors
 
     @property
     def mean_corruption_error(self) -> float:
         """Mean error over all corruptions and severities; not divided by a reference model's."""
-        return mean_corrupted_error(self.corrupted_errors)
+        return mean_corrupted_error(self.corrupted_errors, num_severities=self._num_severities)
 
     @property
     def groups(self) -> dict[str, float]:
         """Mean error by group of corruptions, those groups that were evaluated."""
         groups = {name: corruption.group for name, corruption in CORRUPTIONS.items()}
-        return mean_corrupted_error_by_group(self.corrupted_errors, groups)
+        return mean_corrupted_error_by_group(
+            self.corrupted_errors, groups, num_severities=self._num_severities
+        )
+
+    @property
+    def _num_severities(self) -> int:
+        """A quick demo shows some severities only, of every corruption the same."""
+        return len({cell.severity for cell in self.cells if cell.severity > 0})
 
     @property
     def metrics(self) -> dict[str, float]:
