@@ -28,7 +28,7 @@ from torch import nn
 from transformers import BertConfig, BertForSequenceClassification
 
 import tapadl
-from tapadl.demo.provenance import hardware, versions
+from tapadl.evaluation.provenance import hardware, versions
 from tapadl.evaluation.result import save_json
 from text_batches import EncodedTexts, train_tokenizer
 from wordnet import NOISE_RATES, NUM_CLASSES, find_nouns, read_glosses, split_glosses

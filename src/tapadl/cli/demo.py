@@ -153,9 +153,9 @@ def run(arguments: argparse.Namespace) -> int:
     from tapadl.cli.tables import demo_table
     from tapadl.demo.bench import Bench, find_device, load_data
     from tapadl.demo.folder import open_folder
-    from tapadl.demo.provenance import versions
     from tapadl.demo.report.findings import Findings
     from tapadl.demo.run import run_demo
+    from tapadl.evaluation.provenance import versions
     from tapadl.evaluation.runner import benchmark_cells
 
     # A model this small is hardly faster on several threads; several runs side by side are.
