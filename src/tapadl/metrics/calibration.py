@@ -62,7 +62,7 @@ class ExpectedCalibrationError(Metric):
         bins = (units * self.num_bins + _UNIT - 1) // _UNIT - 1
         values = torch.stack((torch.ones_like(units), (predicted == labels).long(), units), dim=1)
         counts = torch.zeros_like(self._counts, device=values.device)
-        self.add(counts.index_add(0, bins, values))
+        self.add_counts(counts.index_add(0, bins, values))
 
     def compute(self) -> float:
         """The expected calibration error, 0..1.

@@ -243,7 +243,7 @@ class CorruptionErrors(Metric):
         wrong = predicted_classes(predictions, labels) != labels
         counts = torch.zeros_like(self._counts, device=labels.device)
         counts[cell] = torch.stack((wrong.sum(), torch.tensor(len(labels), device=labels.device)))
-        self.add(counts)
+        self.add_counts(counts)
 
     def compute(self) -> dict[str, list[float]]:
         """Errors by corruption at severities 1 to 5, 0..1.

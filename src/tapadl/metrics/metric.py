@@ -5,7 +5,7 @@ import torch.distributed as dist
 
 
 class Metric:
-    """Counts that add up: over batches by `update`, over processes by `sync`, over saved runs by `add`.
+    """Counts that add up: over batches, processes (`sync`) and parts of a run (`counts`, `add_counts`).
 
     The state is one int64 tensor. Sums of integers have no rounding, so any batching and any split over
     processes gives the same value, to the last bit. It lives on the device of the last batch.
@@ -44,10 +44,10 @@ class Metric:
 
     @property
     def counts(self) -> torch.Tensor:
-        """A copy of the state, int64: what to save of an unfinished evaluation and give to `add`."""
+        """A copy of the state, int64: what to save of an unfinished evaluation and give to `add_counts`."""
         return self._counts.clone()
 
-    def add(self, counts: torch.Tensor) -> None:
+    def add_counts(self, counts: torch.Tensor) -> None:
         """Add the `counts` of a metric with the same arguments.
 
         Raises:

@@ -54,7 +54,7 @@ class _FramePairs(Metric):
         counts[0] = values.sum()
         if not _have_one_length(self._counts.to(counts.device) + counts):
             raise ValueError(f"expected sequences of one length in all batches, got {_DIFFERENT}")
-        self.add(counts)
+        self.add_counts(counts)
 
 
 class FlipProbability(_FramePairs):

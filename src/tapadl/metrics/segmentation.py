@@ -65,7 +65,7 @@ class MeanIoU(Metric):
         check_class_indices(predictions, "predictions", self.num_classes)
         pairs = labels.long().flatten() * self.num_classes + predictions.long().flatten()
         counts = torch.bincount(pairs, minlength=self.num_classes**2)
-        self.add(counts.view(self.num_classes, self.num_classes))
+        self.add_counts(counts.view(self.num_classes, self.num_classes))
 
     def compute(self) -> float:
         """Mean over the classes that were found, 0..1.
