@@ -11,7 +11,7 @@ from importlib.metadata import version
 import pytest
 
 from tapadl.cli import main
-from tapadl.cli.demo import command_of
+from tapadl.cli.output import repeatable_command
 
 TINY = [
     "--train-images", "60", "--evaluation-images", "20", "--corruptions", "contrast", "--severities", "3",
@@ -244,7 +244,6 @@ def test_interrupt_ends_with_code_130(monkeypatch, tmp_path):
 
 
 def test_recorded_command_leaves_out_folders():
-    class Arguments:
-        words = ("--out", "/a/b", "--seeds", "3", "--data-root=/c", "--data", "full", "--overwrite")
-
-    assert command_of(Arguments) == "tapadl demo --seeds 3 --data-root DIR --data full"
+    words = ("--out", "/a/b", "--seeds", "3", "--data-root=/c", "--data", "full", "--overwrite")
+    command = repeatable_command("demo", words, folders=["--data-root"])
+    assert command == "tapadl demo --seeds 3 --data-root DIR --data full"

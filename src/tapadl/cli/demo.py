@@ -2,23 +2,17 @@
 
 import argparse
 import os
-import shlex
 import sys
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO, cast
+from typing import TYPE_CHECKING
 
 from tapadl.demo.settings import VARIANTS, DemoSettings, quick
 from tapadl.training.config import TrainingConfig
 
 if TYPE_CHECKING:
     from typing import Any
-
-    from rich.console import Console
-
-    from tapadl.cli.output import LastingOutput
 
     Commands = argparse._SubParsersAction[Any]
 
@@ -148,13 +142,14 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.parser.error(str(error))
     import torch
 
-    from tapadl.cli.output import LastingOutput
+    from tapadl.cli.output import LastingOutput, make_console, repeatable_command, say
     from tapadl.cli.progress import DemoBars
     from tapadl.cli.tables import demo_table
-    from tapadl.demo.bench import Bench, find_device, load_data
+    from tapadl.demo.bench import Bench, load_data
     from tapadl.demo.folder import open_folder
     from tapadl.demo.report.findings import Findings
     from tapadl.demo.run import run_demo
+    from tapadl.evaluation.processes import find_device
     from tapadl.evaluation.provenance import versions
     from tapadl.evaluation.runner import benchmark_cells
 
@@ -168,7 +163,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.parser.error(str(error))
     data = load_data(settings, arguments.data_root, download=arguments.download)
     output = LastingOutput(sys.stdout)
-    console = _console(output)
+    console = make_console(output)
     with ExitStack() as stack:
         try:
             bench = Bench.of(settings, data)
@@ -180,36 +175,24 @@ def run(arguments: argparse.Namespace) -> int:
         except (ValueError, FileExistsError) as error:
             arguments.parser.error(str(error))
         if folder.continued:
-            _say(console, f"going on with the unfinished demo in {folder.path}")
+            say(console, f"going on with the unfinished demo in {folder.path}")
         with DemoBars(console) as bars:
             outcome = run_demo(
                 bench,
                 folder,
-                command=command_of(arguments),
+                command=repeatable_command("demo", arguments.words, folders=["--data-root"]),
                 observer=bars,
                 data_root=arguments.data_root,
                 processes=processes,
             )
     console.print(demo_table(outcome.result))
     if note := Findings(outcome.result.to_json()).quick_note:
-        _say(console, note)
-    _say(console, f"results and weights: {folder.path}")
-    _say(console, f"page: {folder.report}")
+        say(console, note)
+    say(console, f"results and weights: {folder.path}")
+    say(console, f"page: {folder.report}")
     if output.failure is not None:
         raise OSError(f"could not print everything ({output.failure}), but the results are in {folder.path}")
     return 0
-
-
-def _console(output: "LastingOutput") -> "Console":
-    from rich.console import Console
-
-    console = Console(file=cast("TextIO", output))
-    return console if console.is_terminal else Console(file=cast("TextIO", output), width=120)
-
-
-def _say(console: "Console", text: str) -> None:
-    # a folder's name is to be copied: never wrapped, never read as markup
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def settings_from(arguments: argparse.Namespace) -> DemoSettings:
@@ -249,23 +232,3 @@ def settings_from(arguments: argparse.Namespace) -> DemoSettings:
     if arguments.severities is not None:
         settings = replace(settings, severities=tuple(arguments.severities))
     return settings
-
-
-def command_of(arguments: argparse.Namespace) -> str:
-    """What to type to get the same result; folders of this machine are left out."""
-    return shlex.join(["tapadl", "demo", *_without_folders(arguments.words)])
-
-
-def _without_folders(words: Sequence[str]) -> list[str]:
-    kept: list[str] = []
-    skip = False
-    for word in words:
-        name, given, _ = word.partition("=")
-        if skip:
-            skip = False
-        elif name in ("--out", "--data-root"):
-            kept += [name, "DIR"] if name == "--data-root" else []
-            skip = not given
-        elif word != "--overwrite":
-            kept.append(word)
-    return kept

@@ -1,9 +1,15 @@
-"""Standard output that cannot end a job."""
+"""Standard output that cannot end a job, and what commands write there."""
 
 import io
 import os
+import shlex
 import sys
-from typing import TextIO
+from collections.abc import Sequence
+from math import inf
+from typing import TYPE_CHECKING, TextIO, cast
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 class LastingOutput(io.TextIOBase):
@@ -60,3 +66,43 @@ class LastingOutput(io.TextIOBase):
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self.fileno())
             os.close(nowhere)
+
+
+def make_console(output: LastingOutput) -> "Console":
+    """A console that writes there; wide enough for tables where nobody looks on."""
+    from rich.console import Console
+
+    console = Console(file=cast("TextIO", output))
+    return console if console.is_terminal else Console(file=cast("TextIO", output), width=120)
+
+
+def say(console: "Console", text: str) -> None:
+    """A line that may hold a folder's name to be copied: never wrapped, never read as markup."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def repeatable_command(
+    command: str, words: Sequence[str], *, folders: Sequence[str] = (), several: Sequence[str] = ()
+) -> str:
+    """What to type to get the same result, without where it is written and without folders of this machine.
+
+    Args:
+        command: Such as "demo".
+        words: The words behind it.
+        folders: Options that take one folder, which is left out of a published result.
+        several: Options that take any number of them.
+    """
+    kept: list[str] = []
+    skip = 0.0
+    for word in words:
+        name, given, _ = word.partition("=")
+        if word.startswith("--"):
+            skip = 0
+        if skip:
+            skip -= 1
+        elif name == "--out" or name in folders or name in several:
+            kept += [name, "DIR"] if name != "--out" else []
+            skip = 0 if given else inf if name in several else 1
+        elif word != "--overwrite":
+            kept.append(word)
+    return shlex.join(["tapadl", command, *kept])

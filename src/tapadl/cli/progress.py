@@ -24,16 +24,7 @@ class DemoBars:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TaskProgressColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left:"),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
+        self._progress = _make_progress(console)
         self._whole = self._progress.add_task("whole demo", total=None)
         self._runs: dict[str, TaskID] = {}
 
@@ -71,3 +62,51 @@ class DemoBars:
         self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
         self._progress.stop()
+
+
+class WorkBar:
+    """One bar with the time left; where there is no terminal, a line every tenth of the work.
+
+    Args:
+        console: Where it is drawn.
+        text: What is worked on.
+        work: How much there is to do.
+    """
+
+    def __init__(self, console: Console, text: str, work: int) -> None:
+        self._console = console
+        self._text = text
+        self._work = work
+        self._done = 0
+        self._progress = _make_progress(console)
+        self._task = self._progress.add_task(text, total=work)
+
+    def advance(self, work: int) -> None:
+        """So much more is done."""
+        before = 10 * self._done // max(self._work, 1)
+        self._done += work
+        self._progress.advance(self._task, work)
+        if not self._console.is_terminal and 10 * self._done // max(self._work, 1) > before:
+            self._console.print(f"{self._text}: {self._done:,} of {self._work:,}", highlight=False)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+
+def _make_progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left:"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )

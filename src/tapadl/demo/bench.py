@@ -15,6 +15,7 @@ from tapadl.demo.attention import attention_numbers
 from tapadl.demo.folder import DemoFolder
 from tapadl.demo.settings import EQUAL_TIME, DemoSettings, Variant
 from tapadl.demo.variants import build_model, has_adl
+from tapadl.evaluation.processes import find_device
 from tapadl.evaluation.result import CellResult, RunResult
 from tapadl.evaluation.runner import Cell, CorruptedImages, benchmark_cells, evaluate_cells
 from tapadl.tasks.classification import Normalisation, count_errors, train_classifier
@@ -194,24 +195,6 @@ class Bench:
 def run_name(variant: str, seed: int) -> str:
     """What a run is called where people read it."""
     return f"{variant}, seed {seed}"
-
-
-def find_device(name: str) -> torch.device:
-    """The device of that name.
-
-    Raises:
-        ValueError: If torch cannot use it here.
-    """
-    try:
-        device = torch.device(name)
-        # some devices have shapes only: what counts is a number that comes back
-        torch.ones(1, device=device).add(1).item()
-    except (RuntimeError, AssertionError, ImportError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(
-            f"expected a device that torch can use here, such as cpu, got {name!r}: {reason}"
-        ) from None
-    return device
 
 
 def load_data(

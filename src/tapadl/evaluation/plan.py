@@ -1,0 +1,117 @@
+"""What an evaluation has to do: images, the conditions they are shown in, and how the work is cut."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from PIL import Image
+
+CLEAN = "clean"
+
+Form = Literal["stored", "in_memory", "in_memory_jpeg85"]
+
+
+class Images(Protocol):
+    """Labelled images that are read one by one; `LabelledFiles` and `EmbeddedImages` are such."""
+
+    @property
+    def labels(self) -> Sequence[int]:
+        """The class of each image."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """One for each class."""
+
+    @property
+    def outputs(self) -> tuple[int, ...] | None:
+        """The model's output for each class; None where class i is output i."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells these images from others."""
+
+    def __len__(self) -> int: ...
+
+    def image(self, index: int) -> Image.Image:
+        """One image, decoded."""
+
+
+@dataclass(frozen=True, order=True)
+class Cell:
+    """One condition in which images are shown.
+
+    Args:
+        condition: Name of a corruption, perturbation or attack, or "clean".
+        severity: 1 to 5; 0 where there are no severities.
+    """
+
+    condition: str
+    severity: int = 0
+
+    @property
+    def key(self) -> str:
+        """As it is written in files."""
+        return f"{self.condition}/{self.severity}" if self.severity else self.condition
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Images that are read once, and all the conditions they are shown in.
+
+    Args:
+        images: What is shown.
+        cells: In the order of the results.
+        form: Whether the images lie on disk as they are shown, or are corrupted when they are read.
+        sequences: Each image is a sequence of frames, and the cells are perturbations.
+        attacks: The conditions among the cells that are attacks on the model.
+    """
+
+    images: Images
+    cells: tuple[Cell, ...]
+    form: Form
+    sequences: bool = False
+    attacks: tuple[str, ...] = ()
+
+    @property
+    def cropped(self) -> bool:
+        """Whether the images were cropped to their final size before they were corrupted and stored."""
+        return self.form == "stored" and any(cell.severity for cell in self.cells)
+
+    @property
+    def key(self) -> str:
+        """Names the part in files: what it shows, and to whom it belongs."""
+        content = [self.images.fingerprint, self.form, self.sequences, [cell.key for cell in self.cells]]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A contiguous range of the images of a part: one batch, shown in all cells.
+
+    Args:
+        part: Position of the part in the plan.
+        start: First image.
+        stop: One behind the last.
+    """
+
+    part: int
+    start: int
+    stop: int
+
+
+def units_of(parts: Sequence[Part], batch_size: int) -> list[Unit]:
+    """The work in a fixed order; it follows from the plan and the batch size alone.
+
+    Example:
+        >>> class Three(list):
+        ...     fingerprint = "three"
+        >>> units_of([Part(Three("abc"), (Cell("clean"),), "stored")], batch_size=2)
+        [Unit(part=0, start=0, stop=2), Unit(part=0, start=2, stop=3)]
+    """
+    return [
+        Unit(place, start, min(start + batch_size, len(part.images)))
+        for place, part in enumerate(parts)
+        for start in range(0, len(part.images), batch_size)
+    ]
