@@ -98,3 +98,41 @@ def test_damaged_file_is_named(damage):
     content = (files("tapadl.data") / "fashion_mnist_subset" / "subset.idx.xz").read_bytes()
     with pytest.raises(ValueError, match=r"expected .*here.xz.*"):
         embedded.unpack(damage(content), source="here.xz")
+
+
+@pytest.fixture(scope="module")
+def images():
+    return embedded.EmbeddedImages.load()
+
+
+def test_embedded_images_are_the_test_images_one_by_one(images, data):
+    assert len(images) == 4000
+    assert images.class_names == data.class_names
+    assert images.outputs is None
+    assert images.labels == tuple(data.test.labels.tolist())
+    for index in (0, 1234, 3999):
+        image = images.image(index)
+        assert image.mode == "L"
+        assert image.tobytes() == data.test.images[index].numpy().tobytes()
+
+
+def test_embedded_subset_is_balanced_and_keeps_images_with_their_labels(images):
+    subset = images.subset(50)
+    assert [subset.labels.count(label) for label in range(10)] == [5] * 10
+    whole = {(images.image(index).tobytes(), images.labels[index]) for index in range(len(images))}
+    assert {(subset.image(index).tobytes(), subset.labels[index]) for index in range(50)} <= whole
+    with pytest.raises(ValueError, match="multiple of 10 images"):
+        images.subset(55)
+
+
+def test_embedded_fingerprint_follows_from_pixels_and_labels(images):
+    again = embedded.EmbeddedImages(images.pixels.clone(), images.labels, images.class_names)
+    assert again.fingerprint == images.fingerprint
+    changed = images.pixels.clone()
+    changed[7, 0, 3, 3] ^= 1
+    others = [
+        embedded.EmbeddedImages(changed, images.labels, images.class_names),
+        embedded.EmbeddedImages(images.pixels, images.labels[::-1], images.class_names),
+        images.subset(3990),
+    ]
+    assert len({other.fingerprint for other in (images, *others)}) == 4

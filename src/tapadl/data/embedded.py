@@ -1,7 +1,14 @@
 """A subset of Fashion-MNIST that comes with the package."""
 
+import hashlib
 import lzma
+from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.resources import files
+
+import numpy as np
+import torch
+from PIL import Image
 
 from tapadl.data.fashion_mnist import (
     CLASS_NAMES,
@@ -11,6 +18,7 @@ from tapadl.data.fashion_mnist import (
     take_per_class,
 )
 from tapadl.data.idx import format_idx, parse_idx
+from tapadl.data.subset import balanced_subset
 
 FILE_NAME = "subset.idx.xz"
 TRAIN_PER_CLASS = 2_000
@@ -31,6 +39,64 @@ _FILTERS = [
         "depth": 512,
     }
 ]
+
+
+@dataclass(frozen=True, eq=False)
+class EmbeddedImages:
+    """Images in memory, one class each, with the interface of `LabelledFiles`.
+
+    Args:
+        pixels: (N, 1, H, W), uint8.
+        labels: The class of each image, an index into `class_names`.
+        class_names: One for each class; class i is output i of a model.
+
+    Example:
+        >>> images = EmbeddedImages.load()
+        >>> len(images), images.image(0).size, images.image(0).mode, len(images.subset(100))
+        (4000, (28, 28), 'L', 100)
+    """
+
+    pixels: torch.Tensor = field(repr=False)
+    labels: tuple[int, ...] = field(repr=False)
+    class_names: tuple[str, ...] = field(repr=False)
+    outputs: None = field(default=None, init=False, repr=False)
+
+    @classmethod
+    def load(cls) -> "EmbeddedImages":
+        """The 4,000 test images that come with the package.
+
+        Raises:
+            FileNotFoundError: If the installed package lacks its data file.
+            ValueError: If the file is damaged.
+        """
+        data = load_embedded()
+        return cls(data.test.images, tuple(data.test.labels.tolist()), data.class_names)
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def image(self, index: int) -> Image.Image:
+        """One image, gray."""
+        return Image.fromarray(self.pixels[index, 0].numpy())
+
+    def subset(self, count: int) -> "EmbeddedImages":
+        """`count` of the images, as many of each class; the same ones everywhere (`balanced_subset`).
+
+        Raises:
+            ValueError: If `count` is no multiple of the number of classes or a class has too few images.
+        """
+        chosen = balanced_subset(self.labels, self.class_names, count)
+        return EmbeddedImages(
+            self.pixels[chosen], tuple(self.labels[index] for index in chosen), self.class_names
+        )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of shape, pixels and labels."""
+        digest = hashlib.sha256(f"{tuple(self.pixels.shape)}\0".encode())
+        digest.update(self.pixels.numpy().tobytes())
+        digest.update(np.array(self.labels, dtype="<i4").tobytes())
+        return digest.hexdigest()
 
 
 def load_embedded() -> ClassificationData:
