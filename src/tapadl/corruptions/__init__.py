@@ -2,5 +2,15 @@
 
 from tapadl.corruptions.api import corrupt
 from tapadl.corruptions.severity import CORRUPTIONS, SEVERITIES, Constants, Corruption, constants_for
+from tapadl.corruptions.transform import CorruptionTransform, corrupt_image
 
-__all__ = ["CORRUPTIONS", "SEVERITIES", "Constants", "Corruption", "constants_for", "corrupt"]
+__all__ = [
+    "CORRUPTIONS",
+    "SEVERITIES",
+    "Constants",
+    "Corruption",
+    "CorruptionTransform",
+    "constants_for",
+    "corrupt",
+    "corrupt_image",
+]
