@@ -42,6 +42,20 @@ def test_equals_torchmetrics_which_sums_in_float32(seed, num_bins, num_classes, 
     assert expected_calibration_error(probabilities, labels, num_bins) == pytest.approx(expected, abs=1e-6)
 
 
+def test_fifteen_bins_are_the_default():
+    probabilities, labels = answers(0)
+    expected = expected_calibration_error(probabilities, labels, num_bins=15)
+    assert expected_calibration_error(probabilities, labels) == expected
+    assert expected_calibration_error(probabilities, labels, num_bins=14) != expected
+    assert ExpectedCalibrationError().num_bins == 15
+
+
+def test_a_softmax_rounded_above_one_counts_in_the_last_bin():
+    above = torch.tensor([[1.0, 0.0]]).nextafter(torch.tensor(2.0))
+    assert above[0, 0] > 1
+    assert expected_calibration_error(above, torch.tensor([0])) == 0
+
+
 def test_full_confidence_counts_in_the_last_bin_where_torchmetrics_makes_one_more():
     probabilities = torch.tensor([[1.0, 0.0], [0.96, 0.04]])
     labels = torch.tensor([0, 1])

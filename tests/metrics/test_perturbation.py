@@ -90,6 +90,7 @@ def test_no_two_lists_are_further_apart_than_eighteen():
 
 def test_ranks_count_from_zero_and_keep_the_order_of_equal_logits():
     assert class_ranks(torch.tensor([0.5, 0.9, 0.5, -math.inf])).tolist() == [1, 0, 2, 3]
+    assert class_ranks(torch.zeros(1000)).tolist() == list(range(1000))
     assert torch.equal(RANKS.argmin(dim=-1), PREDICTIONS)
     with pytest.raises(ValueError, match="expected logits that are numbers, got NaN"):
         class_ranks(torch.tensor([0.5, math.nan]))
