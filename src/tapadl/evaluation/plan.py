@@ -4,21 +4,24 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, Self
 
+import torch
 from PIL import Image
+
+from tapadl.corruptions.perturbations import FRAMES
 
 CLEAN = "clean"
 
 Form = Literal["stored", "in_memory", "in_memory_jpeg85"]
 
 
-class Images(Protocol):
-    """Labelled images that are read one by one; `LabelledFiles` and `EmbeddedImages` are such."""
+class Labelled(Protocol):
+    """What has a class each: images, or sequences of frames."""
 
     @property
     def labels(self) -> Sequence[int]:
-        """The class of each image."""
+        """The class of each."""
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -30,12 +33,26 @@ class Images(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Tells these images from others."""
+        """Tells these from others."""
 
     def __len__(self) -> int: ...
 
+    def subset(self, count: int) -> Self:
+        """So many of them, always the same."""
+
+
+class Images(Labelled, Protocol):
+    """Labelled images that are read one by one; `LabelledFiles` and `EmbeddedImages` are such."""
+
     def image(self, index: int) -> Image.Image:
         """One image, decoded."""
+
+
+class Sequences(Labelled, Protocol):
+    """Labelled films; `PerturbationSequences` is such."""
+
+    def frames(self, index: int) -> torch.Tensor:
+        """The frames of one, (T, C, H, W), uint8."""
 
 
 @dataclass(frozen=True, order=True)
@@ -68,7 +85,7 @@ class Part:
         attacks: The conditions among the cells that are attacks on the model.
     """
 
-    images: Images
+    images: Images | Sequences
     cells: tuple[Cell, ...]
     form: Form
     sequences: bool = False
@@ -110,8 +127,10 @@ def units_of(parts: Sequence[Part], batch_size: int) -> list[Unit]:
         >>> units_of([Part(Three("abc"), (Cell("clean"),), "stored")], batch_size=2)
         [Unit(part=0, start=0, stop=2), Unit(part=0, start=2, stop=3)]
     """
-    return [
-        Unit(place, start, min(start + batch_size, len(part.images)))
-        for place, part in enumerate(parts)
-        for start in range(0, len(part.images), batch_size)
-    ]
+    units = []
+    for place, part in enumerate(parts):
+        # a sequence is a batch of frames already
+        step = max(1, batch_size // FRAMES) if part.sequences else batch_size
+        count = len(part.images)
+        units += [Unit(place, start, min(start + step, count)) for start in range(0, count, step)]
+    return units
