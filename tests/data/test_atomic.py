@@ -35,3 +35,18 @@ def test_folder_that_cannot_be_made_is_one_sentence(tmp_path):
     with pytest.raises(OSError, match="could not write") as raised:
         write_atomically(tmp_path / "file" / "result.json", b"")
     assert "space" not in str(raised.value)
+
+
+def test_pieces_become_one_file_and_an_error_on_the_way_leaves_the_old_one(tmp_path):
+    path = tmp_path / "a.txt"
+    write_atomically(path, (piece for piece in (b"one ", b"two")))
+    assert path.read_bytes() == b"one two"
+
+    def pieces():
+        yield b"three"
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match=r"could not write .*a\.txt"):
+        write_atomically(path, pieces())
+    assert path.read_bytes() == b"one two"
+    assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]

@@ -2,19 +2,20 @@
 
 import errno
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 _NO_SPACE = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 
-def write_atomically(path: str | Path, content: bytes) -> None:
+def write_atomically(path: str | Path, content: bytes | Iterable[bytes]) -> None:
     """Write `content` to a temporary file beside `path`, then rename it to `path`.
 
     Killed at any moment, it leaves the old file or the new one, never half of one. Parent folders are made.
 
     Args:
         path: The file to write or replace.
-        content: All of its bytes.
+        content: All of its bytes, in one piece or in several.
 
     Raises:
         OSError: If the folder cannot be written or the disk is full; one sentence that names `path`.
@@ -31,7 +32,7 @@ def write_atomically(path: str | Path, content: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
-            file.write(content)
+            file.writelines((content,) if isinstance(content, bytes) else content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

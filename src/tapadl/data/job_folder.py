@@ -17,7 +17,6 @@ from tapadl.data.atomic import write_atomically
 
 JOB = "job.json"
 LOCK = ".lock"
-_ADVICE = "name another folder, or pass --overwrite to replace what is there"
 
 
 @dataclass(frozen=True)
@@ -31,6 +30,7 @@ class JobKind:
         made: Pattern of the files it makes, by path in the folder.
         finished: The file that is written last.
         page: The file to look at.
+        advice: What to do where a folder holds another job.
     """
 
     name: str
@@ -39,6 +39,7 @@ class JobKind:
     made: str
     finished: str
     page: str
+    advice: str = "name another folder, or pass --overwrite to replace what is there"
 
     @property
     def leftover(self) -> str:
@@ -194,7 +195,7 @@ def _check_same_job(path: Path, kind: JobKind, found: dict[str, Any], job: dict[
     if (path / kind.finished).exists():
         raise FileExistsError(
             f"expected an empty folder, but {path} holds a finished {kind.name} (its page is "
-            f"{path / kind.page}); {_ADVICE}"
+            f"{path / kind.page}); {kind.advice}"
         )
     differing = [
         f"{part} {name}"
@@ -208,7 +209,7 @@ def _check_same_job(path: Path, kind: JobKind, found: dict[str, Any], job: dict[
     if differing:
         raise FileExistsError(
             f"expected the same unfinished job in {path}, got one that differs in "
-            f"{', '.join(differing)}; {_ADVICE}"
+            f"{', '.join(differing)}; {kind.advice}"
         )
 
 
