@@ -65,7 +65,8 @@ def main(rank: int, folder: Path) -> None:
     computed = {}
     for name in CASES:
         uneven = count(name, [[first], [second, last]][rank])
-        one_sided = count(name, [[], [first, second, last]][rank])
+        with torch.inference_mode():
+            one_sided = count(name, [[], [first, second, last]][rank])
         for metric in (uneven, one_sided):
             metric.sync()
         computed[name] = (uneven.compute(), one_sided.compute())

@@ -93,6 +93,18 @@ def test_reset_forgets_everything(name):
     assert metric.compute() == batches.count(name, [WHOLE[:5]]).compute()
 
 
+def test_what_was_counted_under_inference_mode_counts_on_outside_it():
+    with torch.inference_mode():
+        metric = batches.count("masks", [WHOLE[:5]])
+    metric.update(*(values[WHOLE[5:]] for values in batches.CASES["masks"][1]))
+    assert metric.compute() == batches.count("masks", [WHOLE]).compute()
+    with torch.inference_mode():
+        metric.update(*batches.CASES["masks"][1])
+    metric.reset()
+    metric.update(*batches.CASES["masks"][1])
+    assert metric.compute() == batches.count("masks", [WHOLE]).compute()
+
+
 def test_one_process_keeps_its_counts():
     metric = batches.count("masks", [WHOLE])
     before = metric.counts

@@ -20,7 +20,7 @@ class Metric:
 
     def reset(self) -> None:
         """Forget every batch."""
-        self._counts.zero_()
+        self._counts = torch.zeros_like(self._counts)
         self._synced = False
 
     def sync(self, group: "dist.ProcessGroup | None" = None) -> None:
@@ -39,7 +39,9 @@ class Metric:
         if dist.is_available() and dist.is_initialized():
             # All processes must name the same device, whatever their batches were on.
             on_cpu = "cpu" in dist.get_backend_config(group)
-            self._counts = self._counts.to("cpu" if on_cpu else torch.accelerator.current_accelerator())
+            device = torch.device("cpu") if on_cpu else torch.accelerator.current_accelerator()
+            # A copy: what was counted under inference_mode must not be changed in place outside it.
+            self._counts = self._counts.to(device, copy=True)
             dist.all_reduce(self._counts, group=group)
 
     @property
