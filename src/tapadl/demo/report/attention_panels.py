@@ -8,10 +8,11 @@ import torch
 from markupsafe import Markup
 
 from tapadl.demo.attention import AttentionExample, Look
-from tapadl.demo.report.charts import Frame, Line, line_chart, nice_axis
-from tapadl.demo.report.findings import Estimate, Findings, corruption_label, variant_label
+from tapadl.demo.report.findings import Estimate, Findings, variant_label
 from tapadl.demo.report.pictures import heat_uri, image_uri
 from tapadl.diagnostics import received_attention
+from tapadl.evaluation.report.charts import Frame, Line, line_chart, nice_axis
+from tapadl.evaluation.report.words import corruption_label
 
 # More lines than this in one plot are a knot; the table below it has all numbers.
 _MOST_DASHED = 3

@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tapadl.evaluation.report.words import percent, signed
+
 BASELINE = "plain"
 # The variant the headline is about, in order of preference.
 _PROTAGONISTS = ("tap+adl", "tap", "adl")
@@ -241,61 +243,6 @@ def verdict(difference: Estimate | None) -> str:
 def variant_label(variant: str) -> str:
     """How the page calls a variant."""
     return VARIANT_LABELS.get(variant, variant)
-
-
-def corruption_label(name: str) -> str:
-    """How the page calls a corruption.
-
-    Example:
-        >>> corruption_label("jpeg_compression")
-        'JPEG compression'
-    """
-    text = name.replace("_", " ")
-    return "JPEG" + text[4:] if text.startswith("jpeg") else text[:1].upper() + text[1:]
-
-
-def percent(fraction: float) -> str:
-    """A fraction in percent with one place.
-
-    Example:
-        >>> percent(0.2345)
-        '23.4'
-    """
-    return f"{100 * fraction:.1f}"
-
-
-def signed(value: float, places: int) -> str:
-    """A number with its sign, a true minus, and no sign on what rounds to zero.
-
-    Example:
-        >>> signed(-2.61, 1), signed(0.01, 1)
-        ('−2.6', '0.0')
-    """
-    text = f"{abs(value):.{places}f}"
-    if float(text) == 0:
-        return text
-    return ("−" if value < 0 else "+") + text
-
-
-def duration(seconds: float) -> str:
-    """A time for people.
-
-    Example:
-        >>> duration(42.4), duration(200)
-        ('42 s', '3 min 20 s')
-    """
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-def milliseconds(seconds: float) -> str:
-    """A short time for people.
-
-    Example:
-        >>> milliseconds(0.0414)
-        '41 ms'
-    """
-    return f"{1000 * seconds:.0f} ms"
 
 
 def _errors_of(run: Mapping[str, Any]) -> dict[str, float]:

@@ -5,16 +5,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from tapadl.data.atomic import write_atomically
 from tapadl.demo.attention import AttentionExample, CorruptionSample, ReportExamples
 from tapadl.demo.report import findings as words
 from tapadl.demo.report.attention_panels import attention_panel, attention_plots, attention_tables
-from tapadl.demo.report.charts import DotChart, Frame, Line, dot_chart, line_chart, nice_axis, nice_ticks
-from tapadl.demo.report.findings import BASELINE, Estimate, Findings, corruption_label, variant_label
+from tapadl.demo.report.findings import BASELINE, Estimate, Findings, variant_label
 from tapadl.demo.report.pictures import colour_stops, sheet_uri
+from tapadl.evaluation.report.charts import (
+    DotChart,
+    Frame,
+    Line,
+    dot_chart,
+    line_chart,
+    nice_axis,
+    nice_ticks,
+)
+from tapadl.evaluation.report.environment import page_environment
+from tapadl.evaluation.report.words import corruption_label, fact_lines
 
 TEMPLATE = "report.html.j2"
 PAPER = "https://arxiv.org/abs/2303.11126"
@@ -51,20 +60,8 @@ def write_report(results: Mapping[str, Any], examples: ReportExamples | None, pa
 
 def render_report(results: Mapping[str, Any], examples: ReportExamples | None) -> str:
     """The page as text; see `write_report`."""
-    environment = Environment(
-        loader=PackageLoader("tapadl.demo.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        percent=words.percent,
-        duration=words.duration,
-        milliseconds=words.milliseconds,
-        label=variant_label,
-        corruption=corruption_label,
-    )
+    environment = page_environment("tapadl.demo.report")
+    environment.filters.update(label=variant_label)
     environment.globals.update(style=style_of)
     return environment.get_template(TEMPLATE).render(
         _content(Findings(results), examples or ReportExamples())
@@ -122,7 +119,7 @@ def _content(findings: Findings, examples: ReportExamples) -> dict[str, Any]:
         "attention_setup": next((run["attention"] for run in results["runs"] if run.get("attention")), None),
         "training_chart": _training_chart(findings),
         "facts": [
-            (title, list(_flatten(results[key])))
+            (title, fact_lines(results[key]))
             for key, title in (
                 ("settings", "Settings"),
                 ("corruptions", "Corruptions"),
@@ -280,17 +277,3 @@ def _training_chart(findings: Findings) -> Markup | None:
 
 def _times_100(value: float | None) -> float | None:
     return None if value is None else 100 * value
-
-
-def _flatten(content: Mapping[str, Any], prefix: str = "") -> Sequence[tuple[str, str]]:
-    """Nested settings as lines of name and text."""
-    lines: list[tuple[str, str]] = []
-    for name, value in content.items():
-        key = f"{prefix}{name}".replace("_", " ")
-        if isinstance(value, Mapping):
-            lines += _flatten(value, f"{key}: ")
-        elif isinstance(value, list | tuple):
-            lines.append((key, ", ".join(map(str, value)).replace("_", " ")))
-        else:
-            lines.append((key, "all" if value is None else str(value).replace("_", " ")))
-    return lines

@@ -1,0 +1,1 @@
+"""Pages of numbers: what all of them share, and the one that an evaluation writes."""
