@@ -53,6 +53,18 @@ def test_many_values_are_tested_with_random_signs_the_same_each_time():
     assert p_value != paired_test(differences, np.zeros(300), seed=1)
 
 
+@pytest.mark.parametrize("shift", [0.0, 0.15, 0.4])
+def test_random_signs_come_near_the_share_of_all_signs(shift):
+    differences = np.random.default_rng(5).normal(shift, 1, 16).round(1)
+    signs = np.array(list(itertools.product((-1, 1), repeat=len(differences))))
+    exact = np.mean(np.abs(signs @ differences) >= abs(differences.sum()) - 1e-9)
+
+    random = paired_test(differences, np.zeros(16))
+
+    # 9,999 draws: four standard errors
+    assert abs(random - exact) < 4 * math.sqrt(exact * (1 - exact) / 9999) + 1e-4
+
+
 def test_equal_models_do_not_differ():
     assert paired_test([0.1, 0.2], [0.1, 0.2]) == 1
     assert paired_test([True, False], [True, False]) == 1

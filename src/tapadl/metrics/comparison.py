@@ -96,15 +96,33 @@ def paired_test(first: Values, second: Values, *, num_resamples: int = 9999, see
         return 1.0
     if np.all(np.abs(differences) == 1):
         return float(stats.binomtest(int(np.sum(differences > 0)), len(differences)).pvalue)
-    result = stats.permutation_test(
-        (differences,),
-        np.mean,
-        permutation_type="samples",
-        n_resamples=num_resamples,
-        batch=max(1, _BATCH // len(differences)),
-        rng=seed,
-    )
-    return float(result.pvalue)
+    if len(differences) < 64 and 2 ** len(differences) <= num_resamples:
+        exact = stats.permutation_test(
+            (differences,), np.mean, permutation_type="samples", n_resamples=num_resamples
+        )
+        return float(exact.pvalue)
+    return _share_of_sign_flips(differences, num_resamples, seed)
+
+
+def _share_of_sign_flips(differences: npt.NDArray[np.float64], num_resamples: int, seed: int) -> float:
+    """Share of random sign flips whose sum is as far from zero; what is observed counts as one of them.
+
+    As scipy's `permutation_test` gives, which takes a minute for 50,000 differences; this takes seconds.
+    """
+    draws = np.random.default_rng(seed)
+    total, count = differences.sum(), len(differences)
+    as_far = 1
+    batch = max(1, _BATCH // count)
+    for start in range(0, num_resamples, batch):
+        rows = min(batch, num_resamples - start)
+        bits = np.unpackbits(
+            np.frombuffer(draws.bytes((rows * count + 7) // 8), np.uint8), count=rows * count
+        )
+        # keep the differences where a bit is 1, turn the others round: kept - (total - kept)
+        sums = 2 * (bits.reshape(rows, count).astype(np.float64) @ differences) - total
+        # equal sums differ in their last places
+        as_far += int(np.sum(np.abs(sums) >= abs(total) - 1e-9 * np.abs(differences).sum()))
+    return as_far / (num_resamples + 1)
 
 
 def _numbers(values: Values, name: str) -> npt.NDArray[np.float64]:
