@@ -2,13 +2,19 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import timm
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 import tapadl.models  # noqa: F401  registers the names
 from tapadl import cli
+from tapadl.evaluation.benchmark_result import BenchmarkResult, EvaluationResult
+from tapadl.evaluation.plan import Cell
+from tapadl.evaluation.record import Record
+from tapadl.evaluation.weights import state_sha256
 from tapadl.models.convert import to_official
 
 NAME = "tap_rvt_tiny"
@@ -107,3 +113,37 @@ def test_help_of_a_process():
         words = [sys.executable, "-m", "tapadl", command, "--help"]
         help_text = subprocess.run(words, capture_output=True, text=True, check=True).stdout
         assert "examples:" in help_text
+
+
+def evaluated(weights, path):
+    """A result of these weights, as `tapadl evaluate` would write it."""
+    cells = (Record(Cell("clean"), {"correct": np.array([True, True, True, False])}, {}),)
+    benchmark = BenchmarkResult("imagenet", "stored", {"count": 4}, {}, cells)
+    model = {"name": NAME, "weights_sha256": state_sha256(weights)}
+    EvaluationResult("2026-01-01", "tapadl evaluate", {}, {}, model, {}, (benchmark,)).save(path)
+
+
+def test_scores_of_an_evaluation_of_these_weights_stand_in_the_card(released, tmp_path):
+    path, model = released
+    evaluated(model.state_dict(), tmp_path / "result.json")
+    words = ["convert", str(path), str(tmp_path / "out"), "--model", NAME, "--result"]
+    assert cli.main([*words, str(tmp_path / "result.json")]) == 0
+    assert "| imagenet error (%) | 25.00 |" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_scores_of_other_weights_are_refused(released, tmp_path, capsys):
+    path, model = released
+    evaluated({**model.state_dict(), "head.bias": torch.ones(5)}, tmp_path / "result.json")
+    words = ["convert", str(path), str(tmp_path / "out"), "--model", NAME, "--result"]
+    assert cli.main([*words, str(tmp_path / "result.json")]) == 1
+    assert "expected a result of these weights" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_our_own_weights_become_a_folder_to_share(released, tmp_path):
+    _, model = released
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    words = ["convert", str(tmp_path / "model.safetensors"), str(tmp_path / "out"), "--model", NAME]
+    assert cli.main(words) == 0
+    loaded = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True)
+    assert torch.equal(output_of(loaded), output_of(model))

@@ -121,8 +121,13 @@ def weights_sha256(model: nn.Module) -> str:
         >>> weights_sha256(layer) == before
         False
     """
+    return state_sha256(model.state_dict())
+
+
+def state_sha256(state: Mapping[str, torch.Tensor]) -> str:
+    """`weights_sha256` of the model that these weights are complete for."""
     digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
+    for name, value in sorted(state.items()):
         if isinstance(value, torch.Tensor):
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
             digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)

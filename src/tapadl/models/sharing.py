@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import timm
@@ -19,13 +19,21 @@ from tapadl.models.weights import PUBLISHED
 WEIGHTS_FILE = "model.safetensors"
 
 
-def convert(source: Path, target: Path, model_name: str, *, overwrite: bool = False) -> dict[str, str]:
+def convert(
+    source: Path,
+    target: Path,
+    model_name: str,
+    *,
+    metrics: Callable[[Mapping[str, torch.Tensor]], Mapping[str, float]] | None = None,
+    overwrite: bool = False,
+) -> dict[str, str]:
     """A released checkpoint as safetensors: a file if `target` ends so, else a folder for timm.
 
     Args:
         source: What was released: a pickle of torch, read without running anything in it, or safetensors.
         target: File or folder to make.
         model_name: An official name.
+        metrics: Gives the scores for the model card, once the weights are known; may refuse them.
         overwrite: Replace what is at `target`.
 
     Returns:
@@ -49,7 +57,7 @@ def convert(source: Path, target: Path, model_name: str, *, overwrite: bool = Fa
     if model_name in PUBLISHED:
         published = PUBLISHED[model_name]
         facts |= {"licence": published.licence, "page": published.page}
-    save_weights(weights, target, model_name, facts)
+    save_weights(weights, target, model_name, facts, metrics(weights) if metrics else None)
     return facts
 
 
@@ -101,7 +109,7 @@ def model_card(model_name: str, facts: Mapping[str, str], metrics: Mapping[str, 
     lines += [f"- {name}: {value}" for name, value in facts.items() if value]
     if metrics:
         lines += ["", "| metric | value |", "|---|---:|"]
-        lines += [f"| {name} | {value:g} |" for name, value in metrics.items()]
+        lines += [f"| {name} | {value:.2f} |" for name, value in metrics.items()]
     lines += [
         "",
         "```python",
