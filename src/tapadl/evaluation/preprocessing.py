@@ -7,8 +7,6 @@ from typing import Self
 import numpy as np
 import torch
 from PIL import Image
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2.functional import pil_to_tensor, resize, to_pil_image
 
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
@@ -140,6 +138,10 @@ class Preprocessing:
         width, height = self._resized(image)
         if self.resampler == "pillow":
             return image.resize((width, height), INTERPOLATIONS[self.interpolation])
+        # here, for it takes as long to load as all the rest, in every process that prepares pictures
+        from torchvision.transforms import InterpolationMode
+        from torchvision.transforms.v2.functional import pil_to_tensor, resize, to_pil_image
+
         mode = InterpolationMode(self.interpolation)
         pixels = resize(pil_to_tensor(image), [height, width], interpolation=mode, antialias=True)
         resized: Image.Image = to_pil_image(pixels)
