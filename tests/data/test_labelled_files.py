@@ -131,6 +131,7 @@ def test_subset_takes_as_many_of_each_class_and_keeps_everything_else(tmp_path):
     assert (subset.root, subset.class_names, subset.outputs) == (files.root, files.class_names, files.outputs)
     assert subset.fingerprint != files.fingerprint
     assert files.subset(10) == files
+    assert (subset.positions, files.positions) == (subset.subset_of, range(10))
 
 
 def test_fingerprint_is_the_hash_that_is_documented(photos):

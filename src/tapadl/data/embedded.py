@@ -2,6 +2,7 @@
 
 import hashlib
 import lzma
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.resources import files
@@ -49,6 +50,7 @@ class EmbeddedImages:
         pixels: (N, 1, H, W), uint8.
         labels: The class of each image, an index into `class_names`.
         class_names: One for each class; class i is output i of a model.
+        subset_of: Of a subset, the position of each image in the whole set; None for the whole.
 
     Example:
         >>> images = EmbeddedImages.load()
@@ -59,6 +61,7 @@ class EmbeddedImages:
     pixels: torch.Tensor = field(repr=False)
     labels: tuple[int, ...] = field(repr=False)
     class_names: tuple[str, ...] = field(repr=False)
+    subset_of: tuple[int, ...] | None = field(default=None, repr=False)
     outputs: None = field(default=None, init=False, repr=False)
 
     @classmethod
@@ -71,6 +74,11 @@ class EmbeddedImages:
         """
         data = load_embedded()
         return cls(data.test.images, tuple(data.test.labels.tolist()), data.class_names)
+
+    @property
+    def positions(self) -> Sequence[int]:
+        """The position of each image in the whole set: what its random draws depend on."""
+        return range(len(self)) if self.subset_of is None else self.subset_of
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -87,7 +95,10 @@ class EmbeddedImages:
         """
         chosen = balanced_subset(self.labels, self.class_names, count)
         return EmbeddedImages(
-            self.pixels[chosen], tuple(self.labels[index] for index in chosen), self.class_names
+            self.pixels[chosen],
+            tuple(self.labels[index] for index in chosen),
+            self.class_names,
+            subset_of=tuple(self.positions[index] for index in chosen),
         )
 
     @cached_property

@@ -29,6 +29,7 @@ class LabelledFiles:
         class_names: The class folders, in the order of the labels.
         outputs: The output of a model for each class; None where class i is output i. A model of 1,000
             outputs is judged on these alone where the images have 200 classes.
+        subset_of: Of a subset, the position of each image in the whole set; None for the whole.
 
     Example:
         >>> files = LabelledFiles(Path("photos"), ("cat/a.png", "dog/b.png"), (0, 1), ("cat", "dog"))
@@ -41,6 +42,12 @@ class LabelledFiles:
     labels: tuple[int, ...] = field(repr=False)
     class_names: tuple[str, ...] = field(repr=False)
     outputs: tuple[int, ...] | None = field(default=None, repr=False)
+    subset_of: tuple[int, ...] | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def positions(self) -> Sequence[int]:
+        """The position of each image in the whole set: what its random draws depend on."""
+        return range(len(self)) if self.subset_of is None else self.subset_of
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -64,6 +71,7 @@ class LabelledFiles:
             self,
             paths=tuple(self.paths[index] for index in chosen),
             labels=tuple(self.labels[index] for index in chosen),
+            subset_of=tuple(self.positions[index] for index in chosen),
         )
 
     @cached_property

@@ -6,7 +6,10 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from tapadl.attach import attach_tap
+from tapadl.data.embedded import load_embedded
 from tapadl.demo.settings import ModelConfig, Variant
+from tapadl.evaluation.preprocessing import Preprocessing
+from tapadl.tasks.classification import Normalisation
 
 
 def has_tap(variant: Variant) -> bool:
@@ -54,3 +57,18 @@ def build_model(variant: Variant, config: ModelConfig, *, num_classes: int, seed
         position = build_sincos2d_pos_embed(model.patch_embed.grid_size, dim=config.embed_dim)
         model.pos_embed = nn.Parameter(position[None], requires_grad=False)
         return attach_tap(model, num_branches=config.num_branches) if has_tap(variant) else model
+
+
+def demo_model() -> tuple[nn.Module, Preprocessing]:
+    """The transformer of the demo for `tapadl evaluate`, whose `--checkpoint` brings weights, and TAP if any.
+
+    Example:
+        >>> model, preprocessing = demo_model()
+        >>> preprocessing.image_size, model.num_classes
+        ((28, 28), 10)
+    """
+    data, config = load_embedded(), ModelConfig()
+    normalise = Normalisation.of(data.train.images)
+    size = (config.image_size, config.image_size)
+    model = build_model("plain", config, num_classes=len(data.class_names), seed=0)
+    return model, Preprocessing(size, mean=(normalise.mean,), std=(normalise.std,))

@@ -1,11 +1,11 @@
 """The benchmarks by name: where their images come from and the conditions they are shown in."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 from tapadl.corruptions import CORRUPTIONS, SEVERITIES
 from tapadl.corruptions.perturbations import PERTURBATIONS
@@ -20,8 +20,10 @@ from tapadl.data.imagenet import (
     looks_stored,
     stored_corruptions,
 )
-from tapadl.data.perturbation import PerturbationSequences
+from tapadl.data.perturbation import PerturbationSequences, stored_perturbations
+from tapadl.data.stored import IMAGENET_3DCC, IMAGENET_C, IMAGENET_C_EXTRA
 from tapadl.evaluation.plan import CLEAN, Cell, Form, Images, Labelled, Part
+from tapadl.evaluation.run import ATTACKS
 
 _Labelled = TypeVar("_Labelled", bound=Labelled)
 IN_MCE = tuple(name for name, corruption in CORRUPTIONS.items() if corruption.in_mce)
@@ -86,6 +88,11 @@ class Conditions:
     jpeg: bool = False
     attacks: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        for severity in self.severities:
+            if severity not in SEVERITIES:
+                raise ValueError(f"expected severities from 1 to 5, got {severity}")
+
 
 def check_benchmark(name: str) -> Benchmark:
     """The benchmark of a name.
@@ -98,6 +105,25 @@ def check_benchmark(name: str) -> Benchmark:
     nearest = get_close_matches(name, BENCHMARKS, n=1)
     hint = f"; did you mean {nearest[0]}?" if nearest else ""
     raise ValueError(f"expected a benchmark out of {', '.join(BENCHMARKS)}, got {name!r}{hint}")
+
+
+def check_benchmarks(names: Sequence[str], conditions: Conditions) -> None:
+    """Raise ValueError unless all are benchmarks, none is named twice, and every condition meets one."""
+    kinds = {check_benchmark(name).kind for name in names}
+    if len(set(names)) < len(names):
+        raise ValueError(f"expected each benchmark once, got {', '.join(names)}")
+    if conditions.attacks and "clean" not in kinds:
+        raise ValueError(
+            f"expected a benchmark of clean images to attack, got {', '.join(names)}; "
+            "name imagenet, folder or embedded"
+        )
+    if conditions.corruptions is not None and kinds == {"clean"}:
+        raise ValueError(
+            f"expected a benchmark with corruptions, got {', '.join(names)}; "
+            "name imagenet-c, folder-c or embedded-c"
+        )
+    if conditions.jpeg and "corrupted" not in kinds:
+        raise ValueError(f"expected a benchmark that is corrupted in memory for JPEG, got {', '.join(names)}")
 
 
 def make_parts(name: str, root: Path | None, conditions: Conditions) -> list[Part]:
@@ -120,13 +146,11 @@ def make_parts(name: str, root: Path | None, conditions: Conditions) -> list[Par
     folder = root or Path()
     if benchmark.kind == "sequences":
         return _sequence_parts(folder, conditions)
-    if conditions.attacks and benchmark.kind != "clean":
-        raise ValueError(f"expected attacks on clean images, got {name}; attack imagenet or folder")
     if benchmark.kind == "stored" or (benchmark.kind == "corrupted" and root and looks_stored(folder)):
         return _stored_parts(name, folder, conditions)
     images = _cut(benchmark.read(folder), conditions.subset)
     if benchmark.kind == "clean":
-        attacks = tuple(Cell(attack) for attack in conditions.attacks)
+        attacks = tuple(Cell(attack) for attack in _known(conditions.attacks, ATTACKS, "attacks"))
         return [Part(images, (Cell(CLEAN), *attacks), "stored", attacks=conditions.attacks)]
     names = _known(IN_MCE if conditions.corruptions is None else conditions.corruptions, CORRUPTIONS)
     form: Form = "in_memory_jpeg85" if conditions.jpeg else "in_memory"
@@ -138,6 +162,10 @@ def _stored_parts(name: str, root: Path, conditions: Conditions) -> list[Part]:
     """One part a folder of stored images; by default the fifteen, or whatever 3DCC holds."""
     stored = stored_corruptions(root, conditions.corruptions)
     names = tuple(dict.fromkeys(corruption for corruption, _ in stored))
+    own = IMAGENET_3DCC if name == "imagenet-3dcc" else IMAGENET_C + IMAGENET_C_EXTRA
+    strangers = [one for one in names if one not in own]
+    if name != "folder-c" and strangers:
+        raise ValueError(f"expected the corruptions of {name} in {root}, got {', '.join(strangers)}")
     if conditions.corruptions is None and name == "imagenet-c":
         names = tuple(one for one in names if one in IN_MCE)
     return [
@@ -166,20 +194,18 @@ def _stored_sequences(root: Path) -> dict[str, PerturbationSequences]:
     """The folders of films that are named like a perturbation, such as tilt or gaussian_noise_2."""
     if not root.is_dir():
         raise FileNotFoundError(f"expected a folder of images or of films at {root}, got none")
-    folders = (child for child in sorted(root.iterdir()) if child.is_dir())
-    return {
-        child.name: PerturbationSequences(child)
-        for child in folders
-        if re.sub(r"_[123]$", "", child.name) in PERTURBATIONS
-    }
+    folders = (child for child in root.iterdir() if child.is_dir())
+    if any(re.sub(r"_[123]$", "", child.name) in PERTURBATIONS for child in folders):
+        return stored_perturbations(root)
+    return {}
 
 
 def _cut(images: _Labelled, count: int | None) -> _Labelled:
     return images if count is None else images.subset(count)
 
 
-def _known(names: Sequence[str], known: Any) -> tuple[str, ...]:
+def _known(names: Sequence[str], known: Collection[str], what: str = "corruptions") -> tuple[str, ...]:
     for name in names:
         if name not in known:
-            raise ValueError(f"expected corruptions out of {', '.join(known)}, got {name!r}")
+            raise ValueError(f"expected {what} out of {', '.join(known)}, got {name!r}")
     return tuple(dict.fromkeys(names))

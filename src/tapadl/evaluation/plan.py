@@ -44,6 +44,10 @@ class Labelled(Protocol):
 class Images(Labelled, Protocol):
     """Labelled images that are read one by one; `LabelledFiles` and `EmbeddedImages` are such."""
 
+    @property
+    def positions(self) -> Sequence[int]:
+        """The position of each in the whole data set, of which these may be a subset."""
+
     def image(self, index: int) -> Image.Image:
         """One image, decoded."""
 

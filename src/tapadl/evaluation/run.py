@@ -4,12 +4,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypedDict, get_args
 
 import torch
 
 from tapadl.evaluation import processes
-from tapadl.evaluation.attacks import AttackSettings, attack
+from tapadl.evaluation.attacks import autoattack, fgsm, pgd
+from tapadl.evaluation.ball import Norm
 from tapadl.evaluation.loading import LoadedModel
 from tapadl.evaluation.plan import Cell, Part, Unit, units_of
 from tapadl.evaluation.record import Record, UnitFile
@@ -19,6 +20,37 @@ from tapadl.evaluation.shown import Shown, ShownImages, load_shown
 UNITS = "units"
 
 Precision = Literal["float32", "bfloat16", "float16"]
+
+
+class _Ball(TypedDict):
+    eps: float
+    norm: Norm
+
+
+ATTACKS = ("fgsm", "pgd", "autoattack")
+
+
+@dataclass(frozen=True)
+class AttackSettings:
+    """How strong attacks are.
+
+    Args:
+        eps: Largest distance from the clean image, of values in 0..1.
+        norm: In which it is measured.
+        steps: Of pgd.
+    """
+
+    eps: float = 1 / 255
+    norm: Norm = "linf"
+    steps: int = 10
+
+    def __post_init__(self) -> None:
+        if not self.eps > 0:
+            raise ValueError(f"expected eps above 0, got {self.eps}")
+        if self.norm not in get_args(Norm):
+            raise ValueError(f"expected a norm out of {', '.join(get_args(Norm))}, got {self.norm!r}")
+        if self.steps < 1:
+            raise ValueError(f"expected steps of at least 1, got {self.steps}")
 
 
 @dataclass(frozen=True)
@@ -38,6 +70,12 @@ class RunSettings:
     precision: Precision = "float32"
     compile: bool = False
     attack: AttackSettings = field(default_factory=AttackSettings)
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f"expected a batch_size of at least 1, got {self.batch_size}")
+        if not 0 <= self.seed < 2**64:
+            raise ValueError(f"expected a seed from 0 to 2**64 - 1, got {self.seed}")
 
 
 @dataclass
@@ -149,17 +187,32 @@ class _Answers:
         labels = torch.tensor(part.images.labels[shown.unit.start : shown.unit.stop], device=self.device)
         values = images / 255
         if shown.cell.condition in part.attacks:
-            values = attack(
-                shown.cell.condition,
-                answer,
-                values,
-                labels,
-                self.settings.attack,
-                seed=self.settings.seed,
-                indices=range(shown.unit.start, shown.unit.stop),
-            )
+            values = self._attacked(shown, answer, values, labels)
         with torch.inference_mode():
             return score_images(shown.cell, answer(values), labels)
+
+    def _attacked(
+        self,
+        shown: Shown,
+        answer: Callable[[torch.Tensor], torch.Tensor],
+        images: torch.Tensor,
+        labels: torch.Tensor,
+    ) -> torch.Tensor:
+        """Images near the given ones on which the model is to be wrong."""
+        strength, seed = self.settings.attack, self.settings.seed
+        ball: _Ball = {"eps": strength.eps, "norm": strength.norm}
+        indices = range(shown.unit.start, shown.unit.stop)
+        match shown.cell.condition:
+            case "fgsm":
+                return fgsm(answer, images, labels, **ball)
+            case "pgd":
+                return pgd(answer, images, labels, **ball, steps=strength.steps, seed=seed, indices=indices)
+            case _:
+                # its authors' package draws for a whole batch: a unit is one, whoever works on it
+                batch = len(images)
+                return autoattack(
+                    answer, images, labels, **ball, seed=seed, indices=indices, batch_size=batch
+                )
 
 
 def collect(parts: Sequence[Part], folder: Path, settings: RunSettings) -> list[list[Record]]:

@@ -51,7 +51,8 @@ def restrict(logits: torch.Tensor, outputs: Sequence[int] | None, num_classes: i
         ValueError: If the model has other outputs than the images have classes.
     """
     width = logits.shape[-1]
-    if outputs is None:
+    # as many outputs as classes: a model of these classes alone
+    if outputs is None or width == num_classes:
         if width != num_classes:
             raise ValueError(
                 f"expected a model with {num_classes} outputs, one for each class of the images, "

@@ -76,7 +76,7 @@ class ShownImages(IterableDataset[Shown]):
         preprocessing = self.preprocessing.as_stored() if part.cropped else self.preprocessing
         images = _read(part, unit, preprocessing)
         for cell in cells:
-            yield cell, in_cell(images, cell, part.form, start=unit.start, seed=self.seed)
+            yield cell, in_cell(images, cell, part.form, indices=_positions(part, unit), seed=self.seed)
 
     def _sequences(self, part: Part, unit: Unit, cells: tuple[Cell, ...]) -> Made:
         if part.form == "stored":
@@ -89,7 +89,7 @@ class ShownImages(IterableDataset[Shown]):
         larger = (round(height * margin), round(width * margin))
         wide = replace(self.preprocessing, image_size=larger, crop_pct=1.0)
         images = _read(part, unit, wide) / 255
-        indices = torch.arange(unit.start, unit.stop)
+        indices = _positions(part, unit)
         for cell in cells:
             frames = perturb(
                 images,
@@ -103,12 +103,21 @@ class ShownImages(IterableDataset[Shown]):
 
 def _read_films(part: Part, unit: Unit, preprocessing: Preprocessing) -> torch.Tensor:
     films = cast(Sequences, part.images)
-    return torch.stack(
-        [
-            torch.stack([preprocessing.prepare(to_pil_image(frame)) for frame in films.frames(index)])
-            for index in range(unit.start, unit.stop)
-        ]
-    )
+    prepared = [
+        torch.stack([preprocessing.prepare(to_pil_image(frame)) for frame in films.frames(index)])
+        for index in range(unit.start, unit.stop)
+    ]
+    lengths = sorted({len(frames) for frames in prepared})
+    if len(lengths) > 1:
+        raise ValueError(
+            f"expected films of equal length, got {lengths[0]} and {lengths[-1]} frames; "
+            "look for films cut short, or evaluate with --batch-size 1"
+        )
+    return torch.stack(prepared)
+
+
+def _positions(part: Part, unit: Unit) -> torch.Tensor:
+    return torch.tensor(cast(Images, part.images).positions[unit.start : unit.stop])
 
 
 def _read(part: Part, unit: Unit, preprocessing: Preprocessing) -> torch.Tensor:
@@ -116,14 +125,16 @@ def _read(part: Part, unit: Unit, preprocessing: Preprocessing) -> torch.Tensor:
     return torch.stack([preprocessing.prepare(images.image(index)) for index in range(unit.start, unit.stop)])
 
 
-def in_cell(images: torch.Tensor, cell: Cell, form: Form, *, start: int, seed: int) -> torch.Tensor:
+def in_cell(
+    images: torch.Tensor, cell: Cell, form: Form, *, indices: torch.Tensor, seed: int
+) -> torch.Tensor:
     """Images in the condition of a cell.
 
     Args:
         images: (B, C, H, W), uint8.
         cell: Which condition; only corruptions change the images here.
         form: Stored images stay as they are.
-        start: Index of the first.
+        indices: (B,), int64: the position of each image in its data set.
         seed: Of the corruptions.
 
     Returns:
@@ -131,7 +142,6 @@ def in_cell(images: torch.Tensor, cell: Cell, form: Form, *, start: int, seed: i
     """
     if form == "stored" or cell.condition not in CORRUPTIONS:
         return images
-    indices = torch.arange(start, start + len(images))
     corrupted = corrupt(images / 255, cell.condition, cell.severity, seed=seed, indices=indices)
     rounded = corrupted.mul_(255).round_().byte()
     return torch.stack([_through_jpeg(image) for image in rounded]) if form == "in_memory_jpeg85" else rounded
