@@ -1,9 +1,6 @@
 """Runs of a demo side by side, each in a process and on a thread of its own."""
 
 import multiprocessing
-import os
-import signal
-import threading
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -11,11 +8,10 @@ from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from tapadl.demo.bench import Bench, Observer, load_data
 from tapadl.demo.folder import DemoFolder
 from tapadl.demo.settings import DemoSettings, Variant
+from tapadl.evaluation.worker_processes import begin_worker
 
 Event = tuple[str, tuple[Any, ...]]
 
@@ -116,17 +112,8 @@ _kept: dict[str, Any] = {}
 def _prepare(
     settings: DemoSettings, data_root: Path | None, folder: DemoFolder, events: "Queue[Event]"
 ) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process is interrupted and ends the others
-    threading.Thread(target=_end_with_the_first_process, daemon=True).start()
-    torch.set_num_threads(1)
+    begin_worker()
     _kept.update(settings=settings, data_root=data_root, folder=folder, observer=_Messenger(events))
-
-
-def _end_with_the_first_process() -> None:
-    first = multiprocessing.parent_process()
-    if first is not None:
-        first.join()
-        os._exit(1)
 
 
 def _do_run(variant: Variant, seed: int) -> None:

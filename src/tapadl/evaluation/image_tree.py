@@ -1,0 +1,54 @@
+"""The images below a folder, class folders or not."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tapadl.data.labelled_files import is_image, list_folder
+
+
+@dataclass(frozen=True)
+class ImageTree:
+    """Images in files, at any depth.
+
+    Args:
+        root: The folder above them all.
+        paths: Relative to `root` with forward slashes, folder by folder, by name within a folder. In class
+            folders that is the order of `tapadl evaluate`, so an image has the same position in both.
+    """
+
+    root: Path
+    paths: tuple[str, ...] = field(repr=False)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of all paths and file sizes."""
+        digest = hashlib.sha256()
+        for path in self.paths:
+            digest.update(f"{path}\0{os.stat(self.root / path).st_size}\0".encode("utf-8", "surrogateescape"))
+        return digest.hexdigest()
+
+
+def find_images(root: Path) -> ImageTree:
+    """All images below a folder; hidden files and folders, and files that are no images, are left out.
+
+    Raises:
+        OSError: If a folder is missing, is a file, or may not be read.
+        ValueError: If there are no images or a link leads back to a folder above it.
+    """
+    paths = sorted(_walk(root, "", frozenset()), key=lambda path: path.split("/"))
+    if not paths:
+        raise ValueError(f"expected images in {root} or in folders inside it, got none")
+    return ImageTree(root, tuple(paths))
+
+
+def _walk(root: Path, inside: str, above: frozenset[Path]) -> Iterator[str]:
+    real = (root / inside).resolve()
+    if real in above:
+        raise ValueError(f"expected a tree of folders in {root}, but {root / inside} leads back to {real}")
+    folders, files = list_folder(root / inside)
+    yield from (inside + name for name in files if is_image(name))
+    for name in folders:
+        yield from _walk(root, f"{inside}{name}/", above | {real})
