@@ -63,7 +63,8 @@ def test_another_process_gets_the_same_pixels():
         "import torch; from tapadl.corruptions import corrupt; torch.set_num_threads(1);"
         "images = torch.arange(64.).reshape(1, 1, 8, 8) / 64;"
         "print([corrupt(images, name, 2, seed=5, indices=torch.tensor([3])).double().sum().item()"
-        " for name in ('gaussian_noise', 'shot_noise', 'impulse_noise', 'motion_blur', 'fog')])"
+        " for name in ('shot_noise', 'glass_blur', 'motion_blur', 'snow', 'frost', 'spatter',"
+        " 'elastic_transform')])"
     )
     runs = {
         subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout for _ in "ab"
@@ -113,11 +114,20 @@ def test_images_of_a_few_pixels_pass(corruption, height, width):
 
 
 # Where only these severities differ clearly in strength. Fog from 3 on: the cloud becomes rougher, hardly
-# thicker. Motion blur from 3 to 4: the radius grows, but sigma leaves no weight out there.
-NEARLY_EQUAL_ELSEWHERE = {("fog", 224): (1, 2, 3), ("motion_blur", 32): (1, 2, 3, 5)}
+# thicker. Motion blur from 3 to 4: the radius grows, but sigma leaves no weight out there. Water turns to mud
+# from 3 to 4.
+NEARLY_EQUAL_ELSEWHERE = {
+    ("fog", 224): (1, 2, 3),
+    ("motion_blur", 32): (1, 2, 3, 5),
+    ("spatter", 224): (1, 2, 3),
+    ("spatter", 64): (1, 2, 3),
+    ("spatter", 32): (1, 2, 3),
+}
+# Whose severities trade one thing for another: passes for filter, image for frost, gray for colour.
+NOT_ORDERED = {"glass_blur", "frost", "saturate", "elastic_transform"}
 
 
-@each_corruption
+@pytest.mark.parametrize("corruption", [name for name in CORRUPTIONS if name not in NOT_ORDERED])
 @pytest.mark.parametrize("side", [224, 64, 32])
 def test_change_grows_with_severity(corruption, side, pictures):
     images = pictures(6 if side == 224 else 24, side, side)
@@ -132,9 +142,16 @@ def test_change_grows_with_severity(corruption, side, pictures):
     assert all(weaker < stronger for weaker, stronger in itertools.pairwise(changes)), changes
 
 
-@pytest.mark.parametrize("corruption", [name for name, row in CORRUPTIONS.items() if row.group != "noise"])
+# Noise is drawn for each channel; frost and spatter have a colour; a gray pixel counts as red in HSV.
+@pytest.mark.parametrize(
+    "corruption",
+    [
+        name
+        for name, row in CORRUPTIONS.items()
+        if row.group != "noise" and name not in ("frost", "spatter", "saturate")
+    ],
+)
 def test_gray_images_are_corrupted_like_colour_images_of_three_equal_channels(corruption, pictures):
-    # Noise is left out: it is drawn for each channel.
     gray = pictures(3, 40, 40, 1)
     indices = torch.arange(3)
     alone = corrupt(gray, corruption, 4, seed=0, indices=indices)
@@ -181,7 +198,7 @@ BAD_PIXEL[1, 2, 3, 4] = float("nan")
     [
         (
             {"corruption": "mist"},
-            r"expected a corruption out of gaussian_noise, .*jpeg_compression, got 'mist'",
+            r"expected a corruption out of gaussian_noise, .*saturate, got 'mist'",
         ),
         ({"severity": 0}, "expected a severity out of 1, 2, 3, 4, 5, got 0"),
         ({"severity": 6}, "expected a severity out of 1, 2, 3, 4, 5, got 6"),
@@ -232,8 +249,10 @@ def test_the_gpu_draws_the_same_and_keeps_batches_apart(corruption, pictures):
     images, indices = pictures(6, 64, 64), torch.arange(6)
     on_gpu = corrupt(images.cuda(), corruption, 3, seed=0, indices=indices.cuda())
     assert on_gpu.is_cuda
+    # The GPU reads between pixels with other roundings of the position.
+    tolerance = 1e-4 if corruption == "elastic_transform" else 2e-6
     torch.testing.assert_close(
-        on_gpu.cpu(), corrupt(images, corruption, 3, seed=0, indices=indices), atol=2e-6, rtol=0
+        on_gpu.cpu(), corrupt(images, corruption, 3, seed=0, indices=indices), atol=tolerance, rtol=0
     )
     alone = corrupt(images[4:5].cuda(), corruption, 3, seed=0, indices=indices[4:5])
     assert torch.equal(alone, on_gpu[4:5])

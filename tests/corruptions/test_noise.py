@@ -22,6 +22,25 @@ def test_gaussian_noise_equals_published_with_the_same_numbers(
     np.testing.assert_allclose(to_array(got), expected, atol=1e-3)
 
 
+@pytest.mark.parametrize("severity", [1, 2, 3, 4, 5])
+def test_speckle_noise_equals_published_with_the_same_numbers(
+    severity, picture, to_tensor, to_array, monkeypatch
+):
+    image = picture(40, 50)
+    drawn = Draws(5, [9], "speckle_noise", severity).normal(3, 40, 50)[0].transpose(1, 2, 0)
+    monkeypatch.setattr(np.random, "normal", lambda size, scale: drawn.astype(np.float64) * scale)
+    expected = published.speckle_noise(Image.fromarray(image), severity)
+    got = corrupt(
+        to_tensor(image), "speckle_noise", severity, seed=5, indices=torch.tensor([9]), image_size=224
+    )
+    np.testing.assert_allclose(to_array(got), expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("severity", [1, 3, 5])
+def test_speckle_noise_changes_images_as_much_as_published(severity, assert_changes_as_much_as_published):
+    assert_changes_as_much_as_published("speckle_noise", severity, side=224, draws=4)
+
+
 @pytest.mark.parametrize("severity", [1, 3, 5])
 @pytest.mark.parametrize("corruption", ["gaussian_noise", "shot_noise", "impulse_noise"])
 def test_noise_changes_images_as_much_as_published(corruption, severity, picture, to_tensor):

@@ -2,6 +2,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -64,3 +65,8 @@ def test_settings_load_neither_timm_nor_rich():
     code = f"import sys, tapadl.cli; print([name for name in {names} if name in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_default_corruptions_are_those_of_the_published_results():
+    results = json.loads((Path(__file__).parents[2] / "results" / "demo.json").read_text(encoding="utf-8"))
+    assert list(DemoSettings().corruptions) == results["corruptions"]["names"]

@@ -90,7 +90,13 @@ def add_command(commands: "Commands", formatter: type[argparse.HelpFormatter]) -
         default=defaults.evaluation_images,
         help=f"evaluate on the first N (default: {defaults.evaluation_images} of 4,000 test images)",
     )
-    data.add_argument("--corruptions", nargs="+", metavar="NAME", help="only these (default: all twelve)")
+    data.add_argument(
+        "--corruptions",
+        nargs="+",
+        default=defaults.corruptions,
+        metavar="NAME",
+        help="these out of all that the library has (default: twelve)",
+    )
     data.add_argument(
         "--severities",
         nargs="+",
@@ -217,7 +223,7 @@ def settings_from(arguments: argparse.Namespace) -> DemoSettings:
         evaluate_on=arguments.evaluate_on,
         train_images=arguments.train_images,
         evaluation_images=arguments.evaluation_images,
-        corruptions=None if arguments.corruptions is None else tuple(arguments.corruptions),
+        corruptions=tuple(arguments.corruptions),
         device=arguments.device,
     )
     settings = quick(settings) if arguments.quick else settings

@@ -1,6 +1,7 @@
 """Common corruptions of images: seeded, for any image size, on any device."""
 
 from tapadl.corruptions.api import corrupt
+from tapadl.corruptions.ice import frost_source
 from tapadl.corruptions.severity import CORRUPTIONS, SEVERITIES, Constants, Corruption, constants_for
 from tapadl.corruptions.transform import CorruptionTransform, corrupt_image
 
@@ -13,4 +14,5 @@ __all__ = [
     "constants_for",
     "corrupt",
     "corrupt_image",
+    "frost_source",
 ]

@@ -68,9 +68,9 @@ def corrupt(
 
     values_per_image = images[0].numel()
     size = max(1, _CPU_SLICE // values_per_image) if images.device.type == "cpu" else len(images)
-    parts = []
+    corrupted = torch.empty(images.shape, device=images.device)
     for start in range(0, len(images), size):
         part = images[start : start + size].to(torch.float32).contiguous()
         draws = (Draws(seed, positions[start : start + size], corruption, severity),) if row.random else ()
-        parts.append(function(part, *draws, **constants.values).clamp_(0, 1))
-    return torch.cat(parts)
+        torch.clamp(function(part, *draws, **constants.values), 0, 1, out=corrupted[start : start + size])
+    return corrupted

@@ -1,4 +1,4 @@
-"""Blur: defocus, motion, zoom and gaussian blur."""
+"""Blur: defocus, glass, motion, zoom and gaussian blur."""
 
 import math
 
@@ -7,10 +7,15 @@ import numpy.typing as npt
 import torch
 from scipy.ndimage import correlate1d
 
-from tapadl.corruptions.filters import clamp_pad, mirror_pad, mix_rows, transpose
+from tapadl.corruptions.filters import clamp_pad, correlate, mirror_pad, mix_rows, transpose
 from tapadl.corruptions.random import Draws
+from tapadl.corruptions.scatter import scatter
 
 Floats = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.int64]
+
+# Up to these, in pixels, many small steps over a whole batch are the fastest way.
+SMALL_REACH, SMALL_SIDE = 4, 96
 
 
 def gaussian_blur(images: torch.Tensor, *, sigma: float) -> torch.Tensor:
@@ -40,9 +45,9 @@ def _filter(images: torch.Tensor, dim: int, weights: Floats) -> torch.Tensor:
     """Symmetric filter along a dim: weights[0] x[i] + sum over r of weights[r] (x[i - r] + x[i + r])."""
     reach, size = len(weights) - 1, images.shape[dim]
     padded = clamp_pad(images, dim, reach)
-    total = images * float(weights[0])
+    total, pair = images * float(weights[0]), torch.empty_like(images)
     for r in range(1, reach + 1):
-        pair = padded.narrow(dim, reach - r, size) + padded.narrow(dim, reach + r, size)
+        torch.add(padded.narrow(dim, reach - r, size), padded.narrow(dim, reach + r, size), out=pair)
         total.add_(pair.mul_(float(weights[r])))
     return total
 
@@ -64,10 +69,13 @@ def defocus_blur(images: torch.Tensor, *, radius: float, alias_blur: float) -> t
     # window[x] the sum of the 2x + 1 values around a pixel, a row of the disk is a sum over those few steps:
     # sum over |x| <= reach of k[x] v[x] = sum over x >= 0 of (k[x] - k[x + 1]) window[x].
     quadrant = disk_quadrant(radius, alias_blur)
-    steps = quadrant - np.pad(quadrant, ((0, 0), (0, 1)))[:, 1:]
-    steps[np.abs(steps) < 1e-9 * quadrant.max()] = 0
     reach, (height, width) = len(quadrant) - 1, images.shape[2:]
     padded = mirror_pad(mirror_pad(images, 2, reach), 3, reach)
+    if reach > SMALL_REACH and min(height, width) > SMALL_SIDE:
+        half = np.concatenate((quadrant[:0:-1], quadrant))
+        return correlate(padded, np.concatenate((half[:, :0:-1], half), axis=1))
+    steps = quadrant - np.pad(quadrant, ((0, 0), (0, 1)))[:, 1:]
+    steps[np.abs(steps) < 1e-9 * quadrant.max()] = 0
     windows = [padded.narrow(3, reach, width)]
     for x in range(1, reach + 1):
         pair = padded.narrow(3, reach - x, width) + padded.narrow(3, reach + x, width)
@@ -100,6 +108,37 @@ def disk_quadrant(radius: float, alias_blur: float) -> Floats:
     quadrant: Floats = disk[half:, half:]
     used = int(np.flatnonzero(quadrant[0] > 1e-9 * quadrant.max())[-1])
     return quadrant[: used + 1, : used + 1]
+
+
+def glass_blur(
+    images: torch.Tensor, draws: Draws, *, sigma: float, max_delta: float, iterations: int
+) -> torch.Tensor:
+    """Gaussian filter, 8 bits, pixels copied from near by, Gaussian filter again.
+
+    The published script means to swap pixels, but swaps views of one array, which copies; the published
+    images are made of copies, and so are these.
+
+    Args:
+        images: (B, C, H, W) float32 in 0..1.
+        draws: Random numbers of these images; one for each pixel and iteration.
+        sigma: Standard deviation of both filters in pixels.
+        max_delta: A pixel is copied from at most this many rows and columns away; rounded, at least 1.
+        iterations: How often the pixels are copied.
+
+    Returns:
+        (B, C, H, W) float32 in 0..1.
+
+    Source: Hendrycks and Dietterich, ICLR 2019, the authors' generator script.
+    """
+    batch, channels, height, width = images.shape
+    delta = max(1, round(max_delta))
+    blurred = gaussian_blur(images, sigma=sigma).mul_(255).floor_().div_(255)
+    if min(height, width) > 2 * delta:
+        uniform = draws.uniform(iterations, height - 2 * delta, width - 2 * delta)
+        sources = torch.from_numpy(scatter(uniform, height, width, delta)).to(images.device)
+        sources = sources[:, None].expand(batch, channels, -1)
+        blurred = blurred.flatten(2).gather(2, sources).view_as(images)
+    return gaussian_blur(blurred, sigma=sigma)
 
 
 def motion_blur(images: torch.Tensor, draws: Draws, *, radius: float, sigma: float) -> torch.Tensor:
@@ -143,6 +182,8 @@ def smear(images: torch.Tensor, angles: Floats, *, radius: float, sigma: float) 
     downs = np.ceil(np.outer(steps, np.sin(np.deg2rad(angles))) - 0.5).astype(np.int64)
     rights = np.ceil(np.outer(steps, np.cos(np.deg2rad(angles))) - 0.5).astype(np.int64)
     batch, channels, height, width = images.shape
+    if min(height, width) > SMALL_SIDE:
+        return _smear_each(images, weights, downs.T, rights.T)
     rows = torch.arange(height, device=images.device)[:, None]
     columns = torch.arange(width, device=images.device)
     pixels = images.flatten(2)
@@ -153,6 +194,19 @@ def smear(images: torch.Tensor, angles: Floats, *, radius: float, sigma: float) 
         source = (source_rows * width + source_columns).flatten(1)[:, None].expand(batch, channels, -1)
         total.add_(pixels.gather(2, source).mul_(float(weight)))
     return total.view_as(images)
+
+
+def _smear_each(images: torch.Tensor, weights: Floats, downs: Indices, rights: Indices) -> torch.Tensor:
+    """The sum of `smear`, an image at a time: for large images, slices of a padded one are faster to read."""
+    height, width = images.shape[2:]
+    reach = len(weights) - 1
+    total, term = torch.zeros_like(images), torch.empty_like(images[0])
+    for image, sums, down, right in zip(images, total, downs.tolist(), rights.tolist(), strict=True):
+        padded = clamp_pad(clamp_pad(image[None], 2, reach), 3, reach)[0]
+        for weight, y, x in zip(weights.tolist(), down, right, strict=True):
+            source = padded[:, reach + y : reach + y + height, reach + x : reach + x + width]
+            sums.add_(torch.mul(source, weight, out=term))
+    return total
 
 
 def zoom_blur(images: torch.Tensor, *, factors: tuple[float, ...]) -> torch.Tensor:
@@ -168,18 +222,24 @@ def zoom_blur(images: torch.Tensor, *, factors: tuple[float, ...]) -> torch.Tens
     Source: Hendrycks and Dietterich, ICLR 2019, the authors' generator script.
     """
     height, width = images.shape[2:]
-    total = transpose(images)
+    total = images.mT.clone(memory_format=torch.contiguous_format)
     for factor in factors:
-        zoomed = mix_rows(images, *_zoom_rows(height, factor))
-        total = total + mix_rows(transpose(zoomed), *_zoom_rows(width, factor))
-    return transpose(total / (len(factors) + 1))
+        zoomed = mix_rows(images, *_centre_rows(height, factor))
+        total.add_(mix_rows(transpose(zoomed), *_centre_rows(width, factor)))
+    return transpose(total.div_(len(factors) + 1))
 
 
-def _zoom_rows(size: int, factor: float) -> tuple[npt.NDArray[np.int64], Floats]:
-    """The two source rows of each row of a centre zoom, and their weights.
+def _centre_rows(size: int, factor: float) -> tuple[Indices, Floats]:
+    """The two source rows of each row of a centre zoom, and their weights."""
+    rows, weights = zoom_rows(size, factor)
+    return rows + (size - math.ceil(size / factor)) // 2, weights
 
-    The middle ceil(size / factor) rows are spread so that their first and last row fall on the first and last
-    of round(rows * factor) positions (scipy's `zoom` of order 1), of which the first `size` are kept.
+
+def zoom_rows(size: int, factor: float) -> tuple[Indices, Floats]:
+    """The two source rows, out of the ceil(size / factor) that are zoomed, of each row, and their weights.
+
+    The rows are spread so that their first and last fall on the first and last of round(rows * factor)
+    positions (scipy's `zoom` of order 1), of which the first `size` are kept.
     """
     cropped = math.ceil(size / factor)
     spread = round(cropped * factor)
@@ -187,5 +247,4 @@ def _zoom_rows(size: int, factor: float) -> tuple[npt.NDArray[np.int64], Floats]
     lower = np.clip(np.floor(position).astype(np.int64), 0, max(cropped - 2, 0))
     upper = np.minimum(lower + 1, cropped - 1)
     share = position - lower
-    top = (size - cropped) // 2
-    return np.stack((lower, upper), axis=1) + top, np.stack((1 - share, share), axis=1)
+    return np.stack((lower, upper), axis=1), np.stack((1 - share, share), axis=1)

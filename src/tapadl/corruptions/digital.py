@@ -1,5 +1,6 @@
-"""Digital: contrast, pixelation and JPEG compression."""
+"""Digital: contrast, elastic transform, pixelation, JPEG compression and saturation."""
 
+from functools import cache
 from io import BytesIO
 
 import numpy as np
@@ -7,7 +8,9 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
+from tapadl.corruptions.elastic import affine_sources, sample, smooth
 from tapadl.corruptions.filters import mean_over_pixels, mix_rows, transpose
+from tapadl.corruptions.random import Draws
 
 
 def contrast(images: torch.Tensor, *, factor: float) -> torch.Tensor:
@@ -26,6 +29,39 @@ def contrast(images: torch.Tensor, *, factor: float) -> torch.Tensor:
     return (images - mean) * factor + mean
 
 
+def elastic_transform(
+    images: torch.Tensor, draws: Draws, *, alpha: float, sigma: float, jitter: float
+) -> torch.Tensor:
+    """A random affine map, then a smooth random displacement of every pixel, both bilinear.
+
+    The affine map moves three corners of the middle square, a third of the shorter side from the centre, by
+    up to `jitter` in both directions; beyond the image it mirrors about the last pixel. The displacement is
+    uniform noise in -1..1, filtered with a Gaussian (cut at three standard deviations) and times alpha; it
+    mirrors about the edge of the last pixel.
+
+    Args:
+        images: (B, C, H, W) float32 in 0..1.
+        draws: Random numbers of these images: the jitter first, then rightward and downward noise.
+        alpha: Displacement in pixels before the filter, which leaves a small part of it.
+        sigma: Standard deviation of the filter in pixels.
+        jitter: Largest displacement of a corner in pixels.
+
+    Returns:
+        (B, C, H, W) float32 in 0..1.
+
+    Source: Hendrycks and Dietterich, ICLR 2019, the authors' generator script.
+    """
+    height, width = images.shape[2:]
+    right, down = affine_sources((draws.uniform(3, 2) * 2.0 - 1) * jitter, height, width)
+    images = sample(images, right, down, mirror_at="centre")
+    if alpha == 0:
+        return images
+    noise = draws.uniform(2, height, width) * np.float32(2) - np.float32(1)
+    displacement = smooth(noise, sigma) * np.float32(alpha)
+    rows, columns = np.mgrid[:height, :width].astype(np.float32)
+    return sample(images, columns + displacement[:, 0], rows + displacement[:, 1], mirror_at="edge")
+
+
 def pixelate(images: torch.Tensor, *, scale: float) -> torch.Tensor:
     """Shrink to int(side * scale) pixels by box averages and enlarge again by repetition.
 
@@ -42,12 +78,16 @@ def pixelate(images: torch.Tensor, *, scale: float) -> torch.Tensor:
     """
     height, width = images.shape[2:]
     coarse_height, coarse_width = max(1, int(height * scale)), max(1, int(width * scale))
-    coarse_columns = mix_rows(transpose(images), *_box_rows(width, coarse_width))
-    columns = mix_rows(coarse_columns, *_box_rows(coarse_width, width))
-    coarse = mix_rows(transpose(columns), *_box_rows(height, coarse_height))
-    return mix_rows(coarse, *_box_rows(coarse_height, height))
+    coarse = mix_rows(transpose(images), *_box_rows(width, coarse_width))
+    coarse = mix_rows(transpose(coarse), *_box_rows(height, coarse_height))
+    columns, rows = (
+        torch.from_numpy(_box_rows(few, many)[0][:, 0]).to(images.device)
+        for few, many in ((coarse_width, width), (coarse_height, height))
+    )
+    return transpose(transpose(coarse).index_select(2, columns)).index_select(2, rows)
 
 
+@cache
 def _box_rows(size: int, new_size: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
     """The source rows that Pillow's box filter averages into each of `new_size` rows, and their weights.
 
@@ -60,7 +100,8 @@ def _box_rows(size: int, new_size: int) -> tuple[npt.NDArray[np.int64], npt.NDAr
     taps = first[:, None] + np.arange(int(np.ceil(box)) + 1)
     offset = (taps - centres[:, None] + 0.5) * (1 / box)
     inside = (offset > -0.5) & (offset <= 0.5) & (taps < size)
-    return np.minimum(taps, size - 1), inside / inside.sum(axis=1, keepdims=True)
+    used = inside.any(axis=0)
+    return np.minimum(taps, size - 1)[:, used], (inside / inside.sum(axis=1, keepdims=True))[:, used]
 
 
 def jpeg_compression(images: torch.Tensor, *, quality: int) -> torch.Tensor:
@@ -77,15 +118,45 @@ def jpeg_compression(images: torch.Tensor, *, quality: int) -> torch.Tensor:
 
     Source: Hendrycks and Dietterich, ICLR 2019, the authors' generator script.
     """
-    pixels = (images * 255).round_().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-    decoded = np.stack([_through_jpeg(image, quality) for image in pixels])
-    return torch.from_numpy(decoded).to(images.device).permute(0, 3, 1, 2).float().contiguous() / 255
+    levels = (images * 255).round_().to(torch.uint8).cpu().numpy()
+    decoded = np.empty(levels.shape, dtype=np.float32)
+    for image, after in zip(levels, decoded, strict=True):
+        _through_jpeg(image, quality, after)
+    return torch.from_numpy(decoded).to(images.device).div_(255)
 
 
-def _through_jpeg(image: npt.NDArray[np.uint8], quality: int) -> npt.NDArray[np.uint8]:
-    """Encode and decode one (H, W, C) image."""
-    buffer = BytesIO()
-    # Pillow wants a gray image without its channel.
-    Image.fromarray(image if image.shape[2] == 3 else image[..., 0]).save(buffer, "JPEG", quality=quality)
-    with Image.open(buffer) as decoded:
-        return np.asarray(decoded).reshape(image.shape)
+def _through_jpeg(image: npt.NDArray[np.uint8], quality: int, decoded: npt.NDArray[np.float32]) -> None:
+    """Encode one (C, H, W) image and decode it into `decoded`."""
+    channels, buffer = [Image.fromarray(channel) for channel in image], BytesIO()
+    # Pillow merges channels faster than numpy.
+    picture = channels[0] if len(channels) == 1 else Image.merge("RGB", channels)
+    picture.save(buffer, "JPEG", quality=quality)
+    with Image.open(buffer, formats=("JPEG",)) as reopened:
+        decoded[...] = np.atleast_3d(np.asarray(reopened)).transpose(2, 0, 1)
+
+
+def saturate(images: torch.Tensor, *, factor: float, offset: float) -> torch.Tensor:
+    """Change the saturation of HSV to S * factor + offset, clipped to 0..1; hue and value stay.
+
+    With V the largest and S V the spread of a pixel's channels, and both V and hue fixed, the distance of a
+    channel from V is proportional to S. A gray pixel has no hue; as in HSV at large it counts as red, so an
+    offset makes it so. An image of one channel has no saturation and stays as it is.
+
+    Args:
+        images: (B, C, H, W) float32 in 0..1.
+        factor: Of the saturation.
+        offset: Added to the saturation.
+
+    Returns:
+        (B, C, H, W) float32 in 0..1.
+
+    Source: Hendrycks and Dietterich, ICLR 2019, the authors' generator script.
+    """
+    if images.shape[1] == 1:
+        return images.clone()
+    value, low = images.amax(dim=1, keepdim=True), images.amin(dim=1, keepdim=True)
+    spread = value - low
+    saturation = (torch.where(value > 0, spread / value, 0.0) * factor + offset).clamp_(0, 1)
+    red = torch.tensor([0.0, 1.0, 1.0], device=images.device)[:, None, None]
+    distance = torch.where(spread > 0, (value - images) / spread, red)
+    return value - value * saturation * distance

@@ -8,6 +8,7 @@ an image's result does not depend on the images beside it.
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.fft import irfft2, next_fast_len, rfft2
 
 Weights = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
@@ -29,11 +30,14 @@ def mix_rows(images: torch.Tensor, indices: Indices, weights: Weights) -> torch.
         >>> mix_rows(images, np.array([[0, 1]]), np.array([[0.5, 0.5]])).flatten()
         tensor([2.])
     """
-    rows = torch.from_numpy(indices).to(images.device)
+    rows = torch.from_numpy(np.ascontiguousarray(indices.T)).to(images.device)
     factors = torch.from_numpy(weights.astype(np.float32)).to(images.device)[..., None]
-    total = images.index_select(2, rows[:, 0]).mul_(factors[:, 0])
-    for k in range(1, rows.shape[1]):
-        total.add_(images.index_select(2, rows[:, k]).mul_(factors[:, k]))
+    total = images.index_select(2, rows[0]).mul_(factors[:, 0])
+    # One buffer for all terms: fresh memory costs more than the arithmetic.
+    term = torch.empty_like(total)
+    for k in range(1, len(rows)):
+        torch.index_select(images, 2, rows[k], out=term)
+        total.add_(term.mul_(factors[:, k]))
     return total
 
 
@@ -43,6 +47,25 @@ def transpose(images: torch.Tensor) -> torch.Tensor:
     Of a single row or column it is a view.
     """
     return images.mT.contiguous()
+
+
+def correlate(padded: torch.Tensor, kernel: Weights) -> torch.Tensor:
+    """Filter with a large kernel through the Fourier transform, on the CPU, one image at a time.
+
+    Args:
+        padded: (B, C, H + h - 1, W + w - 1) float32.
+        kernel: (h, w).
+
+    Returns:
+        (B, C, H, W) float32: out[y, x] = sum over i, j of kernel[i, j] * padded[y + i, x + j].
+    """
+    size = tuple(next_fast_len(side, real=True) for side in padded.shape[2:])
+    height, width = (side - reach + 1 for side, reach in zip(padded.shape[2:], kernel.shape, strict=True))
+    gains = rfft2(kernel.astype(np.float32), size).conj()
+    filtered = [
+        irfft2(rfft2(image, size) * gains, size)[:, :height, :width] for image in padded.cpu().numpy()
+    ]
+    return torch.from_numpy(np.stack(filtered)).to(padded.device)
 
 
 def clamp_pad(images: torch.Tensor, dim: int, reach: int) -> torch.Tensor:

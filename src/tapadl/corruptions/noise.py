@@ -1,4 +1,4 @@
-"""Noise: gaussian, shot and impulse noise."""
+"""Noise: gaussian, shot, impulse and speckle noise."""
 
 import torch
 
@@ -57,3 +57,20 @@ def impulse_noise(images: torch.Tensor, draws: Draws, *, amount: float) -> torch
     draw = torch.from_numpy(draws.uniform(*images.shape[1:])).to(images.device)
     salted = torch.where(draw < amount, 1.0, images)
     return torch.where(draw < amount / 2, 0.0, salted)
+
+
+def speckle_noise(images: torch.Tensor, draws: Draws, *, sigma: float) -> torch.Tensor:
+    """Noise that grows with the value: x + x * N(0, sigma^2), each value on its own.
+
+    Args:
+        images: (B, C, H, W) float32 in 0..1.
+        draws: Random numbers of these images.
+        sigma: Standard deviation as a share of the value.
+
+    Returns:
+        (B, C, H, W) float32, not clipped.
+
+    Source: Hendrycks and Dietterich, ICLR 2019, the authors' generator script.
+    """
+    noise = torch.from_numpy(draws.normal(*images.shape[1:])).to(images.device)
+    return images + noise.mul_(sigma).mul_(images)
