@@ -71,6 +71,8 @@ def test_a_subset_holds_as_many_of_each_class(root):
     part = PerturbationSequences(str(root / "tilt")).subset(2)
     assert len(part) == 2
     assert part.labels == (0, 1)
+    whole = PerturbationSequences(root / "tilt")
+    assert [whole.paths[position] for position in part.positions] == list(part.paths)
     assert part.frames(1).shape == (4, 3, 48, 64)
     assert part.fingerprint != PerturbationSequences(root / "tilt").fingerprint
 

@@ -1,5 +1,6 @@
 """Perturbation sequences that lie on disk as mp4 films, as ImageNet-P is published."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,11 @@ class PerturbationSequences:
     def outputs(self) -> tuple[int, ...] | None:
         """None: all outputs of a model count, for flips and distances compare answers and need no labels."""
         return self._films.outputs
+
+    @property
+    def positions(self) -> Sequence[int]:
+        """The position of each film in the whole set."""
+        return self._films.positions
 
     @property
     def fingerprint(self) -> str:
