@@ -187,6 +187,19 @@ def test_a_file_that_was_removed_is_written_again(source, tmp_path, monkeypatch)
     assert hashes(out) == hashes(tmp_path / "whole")
 
 
+def test_a_damaged_journal_costs_time_and_nothing_else(source, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    CorruptedCopy(source, tmp_path / "whole", SETTINGS).run()
+    monkeypatch.setattr(CorruptedCopy, "_write_manifest", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        CorruptedCopy(source, out, SETTINGS).run()
+    monkeypatch.undo()
+    lines = (out / "journal.jsonl").read_bytes().splitlines(keepends=True)
+    (out / "journal.jsonl").write_bytes(b"".join((*lines[:2], b"\0" * 40 + b"\n", *lines[3:])))
+    assert CorruptedCopy(source, out, SETTINGS).run().continued == 2
+    assert hashes(out) == hashes(tmp_path / "whole")
+
+
 def test_a_finished_copy_is_not_touched(source, tmp_path):
     out = tmp_path / "out"
     CorruptedCopy(source, out, SETTINGS).run()

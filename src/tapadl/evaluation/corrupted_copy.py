@@ -227,14 +227,15 @@ class _Journal:
         self._places: dict[str, int] = {}
 
     def finished_images(self) -> set[str]:
-        """The images whose files are all there; a line that a kill cut short does not count, nor stays."""
+        """The images whose files are all there; a line cut short or damaged, and what follows, is dropped."""
         self.path.touch()
         whole = 0
         with self.path.open("rb+") as journal:
             for line in journal:
-                if not line.endswith(b"\n"):
+                try:
+                    content = json.loads(line if line.endswith(b"\n") else b"")
+                except ValueError:
                     break
-                content = json.loads(line)
                 if all((self._target / name).exists() for name in content["files"]):
                     self._places[content["image"]] = whole
                 whole += len(line)
