@@ -105,16 +105,16 @@ def test_pgd_is_not_weaker_than_fgsm_nor_fgsm_than_nothing(norm):
     smooth = network()
 
     def model(images):  # bends within the ball, so that one long step misses
-        return smooth(0.5 + 0.1 * torch.sin(40 * images)) * 10
+        return smooth(0.5 + 0.1 * torch.sin(80 * images)) * 10
 
     images = torch.rand(200, 3, 5, 7)
     with torch.no_grad():
         labels = model(images).argmax(1)
-    attacked = [attack(model, images, labels, eps=EPS[norm] / 5, norm=norm) for attack in (fgsm, pgd)]
+    attacked = [attack(model, images, labels, eps=EPS[norm] / 2, norm=norm) for attack in (fgsm, pgd)]
     clean, one, many = (losses(model, x, labels).mean() for x in (images, *attacked))
-    assert clean < one < many
+    assert clean + 0.1 < one < many - 0.01
     wrong = [(model(x).argmax(1) != labels).sum() for x in attacked]
-    assert 0 < wrong[0] < wrong[1]
+    assert 100 < wrong[0] <= wrong[1]
 
 
 def test_pgd_keeps_the_best_image_on_its_way():
