@@ -3,6 +3,8 @@
 from rich import box
 from rich.table import Table
 
+from tapadl.evaluation.benchmark_result import EvaluationResult
+from tapadl.evaluation.report.measures import measure
 from tapadl.evaluation.result import BASELINE, GROUPS, DemoResult
 
 _COLUMNS = {
@@ -43,6 +45,25 @@ def demo_table(result: DemoResult) -> Table:
     for variant, statistics in result.paired.items():
         cells = (_percent(statistics, metric, sign="+") for metric in present)
         table.add_row(variant, *cells)
+    return table
+
+
+def evaluation_table(result: EvaluationResult) -> Table:
+    """Every metric of every benchmark with its standard error over images; lower is better in all of them."""
+    table = Table(title=result.name, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for header in ("benchmark", "form", "images", "metric"):
+        table.add_column(header)
+    for header in ("value", "std. error"):
+        table.add_column(header, justify="right", no_wrap=True)
+    for benchmark in result.benchmarks:
+        errors = benchmark.standard_errors(result.clean_error_for(benchmark))
+        about = [benchmark.benchmark, benchmark.form, f"{benchmark.images['count']:,}"]
+        for name, value in result.metrics(benchmark.benchmark).items():
+            what = measure(name)
+            error = what.number(errors[name]) if name in errors else ""
+            table.add_row(*about, what.label, what.text(value), error)
+            about = ["", "", ""]
+        table.add_section()
     return table
 
 

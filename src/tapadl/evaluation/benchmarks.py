@@ -22,8 +22,7 @@ from tapadl.data.imagenet import (
 )
 from tapadl.data.perturbation import PerturbationSequences, stored_perturbations
 from tapadl.data.stored import IMAGENET_3DCC, IMAGENET_C, IMAGENET_C_EXTRA
-from tapadl.evaluation.plan import CLEAN, Cell, Form, Images, Labelled, Part
-from tapadl.evaluation.run import ATTACKS
+from tapadl.evaluation.plan import ATTACKS, CLEAN, Cell, Form, Images, Labelled, Part
 
 _Labelled = TypeVar("_Labelled", bound=Labelled)
 IN_MCE = tuple(name for name, corruption in CORRUPTIONS.items() if corruption.in_mce)
@@ -62,8 +61,8 @@ BENCHMARKS = {
     "imagenet-v2": Benchmark("ImageNet-V2, folders 0 to 999", "clean", imagenet_v2),
     "folder": Benchmark("any folder of class folders", "clean", image_folder),
     "folder-c": Benchmark("any folder of class folders, corrupted in memory", "corrupted", image_folder),
-    "embedded": Benchmark("4,000 images of Fashion-MNIST in the package", "clean", _embedded),
-    "embedded-c": Benchmark("the same, corrupted in memory", "corrupted", _embedded),
+    "embedded": Benchmark("4,000 test images of Fashion-MNIST in the package", "clean", _embedded),
+    "embedded-c": Benchmark("the images of embedded, corrupted in memory", "corrupted", _embedded),
 }
 """Every benchmark, by name."""
 

@@ -123,11 +123,11 @@ def _notes(parts: Sequence[Part], loaded: LoadedModel) -> dict[str, Any]:
     if not cells:
         return {}
     side = min(loaded.preprocessing.image_size)
-    constants = constants_for(cells[0].condition, cells[0].severity, side)
+    constants = [constants_for(cell.condition, cell.severity, side) for cell in cells]
     notes: dict[str, Any] = {
         "image_size": list(loaded.preprocessing.image_size),
-        "constants_of_size": constants.published_size,
-        "lengths_scaled": constants.scaled,
+        "constants_of_size": constants[0].published_size,
+        "lengths_scaled": any(one.scaled for one in constants),
     }
     if any(cell.condition == "frost" for cell in cells):
         notes["frost"] = frost_source()

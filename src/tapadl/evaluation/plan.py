@@ -12,6 +12,7 @@ from PIL import Image
 from tapadl.corruptions.perturbations import FRAMES
 
 CLEAN = "clean"
+ATTACKS = ("fgsm", "pgd", "autoattack")
 
 Form = Literal["stored", "in_memory", "in_memory_jpeg85"]
 

@@ -27,9 +27,6 @@ class _Ball(TypedDict):
     norm: Norm
 
 
-ATTACKS = ("fgsm", "pgd", "autoattack")
-
-
 @dataclass(frozen=True)
 class AttackSettings:
     """How strong attacks are.

@@ -74,6 +74,18 @@ class ExpectedCalibrationError(Metric):
         gap = sum(abs(right * _UNIT - confidence) for _, right, confidence in rows)
         return float(Fraction(gap, _UNIT * sum(samples for samples, _, _ in rows)))
 
+    def bins(self) -> list[tuple[int, float, float]]:
+        """Samples, mean confidence and accuracy of every bin that holds a sample: a reliability diagram.
+
+        Raises:
+            RuntimeError: If nothing was counted.
+        """
+        return [
+            (samples, confidence / _UNIT / samples, right / samples)
+            for samples, right, confidence in self._total().tolist()
+            if samples
+        ]
+
 
 def expected_calibration_error(
     probabilities: torch.Tensor, labels: torch.Tensor, num_bins: int = 15

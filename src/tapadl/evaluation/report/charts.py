@@ -3,8 +3,18 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from markupsafe import Markup
+
+Marker = Literal["circle", "square", "triangle", "diamond", "none"]
+
+# Corners around the point, of about the area of the circle.
+_CORNERS = {
+    "square": ((-2.8, -2.8), (2.8, -2.8), (2.8, 2.8), (-2.8, 2.8)),
+    "triangle": ((0.0, -4.0), (3.7, 2.8), (-3.7, 2.8)),
+    "diamond": ((0.0, -4.2), (4.2, 0.0), (0.0, 4.2), (-4.2, 0.0)),
+}
 
 
 @dataclass(frozen=True)
@@ -18,6 +28,7 @@ class Line:
         means: Values there.
         spreads: Half heights of the band around it; None for no band.
         dashed: Draw it dashed.
+        marker: Shape of the points.
     """
 
     label: str
@@ -26,6 +37,7 @@ class Line:
     means: Sequence[float]
     spreads: Sequence[float] | None = None
     dashed: bool = False
+    marker: Marker = "circle"
 
 
 @dataclass(frozen=True)
@@ -83,7 +95,7 @@ def line_chart(lines: Sequence[Line], frame: Frame) -> Markup:
     ]
     parts += [_band(line, frame) for line in lines if line.spreads is not None]
     parts += [_line(line, frame) for line in lines]
-    return _svg(frame.alt, frame.width, frame.height, parts)
+    return svg(frame.alt, frame.width, frame.height, parts)
 
 
 @dataclass(frozen=True)
@@ -169,7 +181,8 @@ def _nice_step(step: float) -> float:
     return next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= step * (1 - 1e-9))
 
 
-def _svg(alt: str, width: int, height: int, parts: Sequence[Markup]) -> Markup:
+def svg(alt: str, width: int, height: int, parts: Sequence[Markup]) -> Markup:
+    """A picture out of its parts; `alt` says what it shows."""
     return Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
         width, height, alt, Markup("").join(parts)
     )
@@ -195,21 +208,26 @@ def _line(line: Line, frame: Frame) -> Markup:
     points = " ".join(f"{frame.x(x):.1f},{frame.y(y):.1f}" for x, y in zip(line.xs, line.means, strict=True))
     dashes = " dashed" if line.dashed else ""
     drawn = Markup('<polyline class="line {}{}" points="{}"/>').format(line.style, dashes, points)
-    if not frame.dots:
+    if not frame.dots or line.marker == "none":
         return drawn
-    names = dict(frame.x_ticks)
     spreads: Sequence[float | None] = line.spreads or [None] * len(line.xs)
-    dots = [
-        Markup('<circle class="dot {}{}" cx="{:.1f}" cy="{:.1f}" r="3"><title>{}</title></circle>').format(
-            line.style,
-            dashes,
-            frame.x(x),
-            frame.y(mean),
-            f"{line.label}, {frame.x_name} {names.get(x, x)}: {_with_spread(mean, spread, frame.unit)}",
-        )
-        for x, mean, spread in zip(line.xs, line.means, spreads, strict=True)
-    ]
-    return drawn + Markup("").join(dots)
+    names = dict(frame.x_ticks)
+    marks = []
+    for x, mean, spread in zip(line.xs, line.means, spreads, strict=True):
+        where = f"{frame.x_name} {names.get(x, f'{x:g}')}"
+        title = f"{line.label}, {where}: {_with_spread(mean, spread, frame.unit)}"
+        marks.append(mark(line.marker, f"{line.style}{dashes}", frame.x(x), frame.y(mean), title))
+    return drawn + Markup("").join(marks)
+
+
+def mark(marker: Marker, style: str, x: float, y: float, title: str) -> Markup:
+    """A point of a chart in the shape of its line; `title` is its tooltip."""
+    if marker == "circle":
+        shape = Markup('circle class="dot {}" cx="{:.1f}" cy="{:.1f}" r="3"').format(style, x, y)
+    else:
+        corners = " ".join(f"{x + dx:.1f},{y + dy:.1f}" for dx, dy in _CORNERS[marker])
+        shape = Markup('polygon class="dot {}" points="{}"').format(style, corners)
+    return Markup("<{}><title>{}</title></{}>").format(shape, title, shape.split(" ", 1)[0])
 
 
 def _with_spread(mean: float, spread: float | None, unit: str) -> str:
