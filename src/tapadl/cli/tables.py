@@ -1,9 +1,12 @@
 """Results as tables for the terminal."""
 
+from collections.abc import Iterator
+
 from rich import box
 from rich.table import Table
 
 from tapadl.evaluation.benchmark_result import EvaluationResult
+from tapadl.evaluation.compare import Comparison
 from tapadl.evaluation.report.measures import measure
 from tapadl.evaluation.result import BASELINE, GROUPS, DemoResult
 
@@ -65,6 +68,37 @@ def evaluation_table(result: EvaluationResult) -> Table:
             about = ["", "", ""]
         table.add_section()
     return table
+
+
+def comparison_tables(comparison: Comparison) -> Iterator[Table]:
+    """One table a benchmark and model: every metric of the reference and of the model, and the difference."""
+    for benchmark, pairs in comparison.by_benchmark.items():
+        for pair in pairs:
+            reference, other = comparison.labels[pair.reference], comparison.labels[pair.other]
+            table = Table(
+                title=f"{benchmark}: {other} against {reference}",
+                caption=" ".join(["Lower is better.", *pair.cautions]),
+                box=box.SIMPLE_HEAD,
+                padding=(0, 1, 0, 0),
+            )
+            table.add_column("metric")
+            for header in (reference, other, "difference", "95 % interval", "p"):
+                table.add_column(header, justify="right")
+            table.add_column("better")
+            for one in pair.differences:
+                what = measure(one.metric)
+                interval = one.interval and " to ".join(what.points(end) for end in one.interval)
+                better = "" if one.better is None else (reference, other)[one.better]
+                table.add_row(
+                    what.label,
+                    what.text(one.reference),
+                    what.text(one.other),
+                    what.points(one.difference),
+                    interval or "",
+                    "" if one.p_value is None else f"{one.p_value:.3f}" if one.p_value >= 0.001 else "<0.001",
+                    better,
+                )
+            yield table
 
 
 def _percent(statistics: Statistics, metric: str, sign: str = "") -> str:
