@@ -21,8 +21,8 @@ from timm.models import VisionTransformer
 import tapadl
 from tapadl.corruptions import CORRUPTIONS
 from tapadl.data.embedded import load_embedded
-from tapadl.evaluation.result import CellResult
-from tapadl.evaluation.runner import CorruptedImages, benchmark_cells, evaluate_cells
+from tapadl.demo.cells import CorruptedImages, benchmark_cells, evaluate_cells
+from tapadl.demo.result import CellResult
 from tapadl.tasks.classification import Normalisation, count_errors, train_classifier
 from tapadl.training.config import TrainingConfig
 from tapadl.training.loop import Step

@@ -15,12 +15,13 @@ from typing import Any
 
 import torch
 
+from tapadl.data.json_file import load_json, save_json
 from tapadl.demo.bench import Bench, load_data
 from tapadl.demo.folder import open_folder
+from tapadl.demo.result import DemoResult
 from tapadl.demo.run import run_demo
 from tapadl.demo.settings import DemoSettings, ModelConfig
 from tapadl.evaluation.provenance import hardware, versions
-from tapadl.evaluation.result import DemoResult, load_json, save_json
 from tapadl.training.config import TrainingConfig
 
 BOTH = ("plain", "tap+adl")

@@ -15,7 +15,7 @@ import matplotlib.pyplot as plt
 
 from tapadl.corruptions import CORRUPTIONS
 from tapadl.demo.report.findings import VARIANT_LABELS
-from tapadl.evaluation.result import BASELINE, GROUPS, DemoResult
+from tapadl.demo.result import BASELINE, GROUPS, DemoResult
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results" / "demo.json"

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from tapadl.cli import main as tapadl
 from tapadl.data.embedded import load_embedded
+from tapadl.data.json_file import save_json
 from tapadl.evaluation.benchmark_result import EvaluationResult
 from tapadl.evaluation.evaluate import RESULT
-from tapadl.evaluation.result import save_json
 
 VARIANTS = ("plain", "tap+adl", "plain-equal-time")
 BENCHMARK = "embedded-c"

@@ -28,8 +28,8 @@ from torch import nn
 from transformers import BertConfig, BertForSequenceClassification
 
 import tapadl
+from tapadl.data.json_file import save_json
 from tapadl.evaluation.provenance import hardware, versions
-from tapadl.evaluation.result import save_json
 from text_batches import EncodedTexts, train_tokenizer
 from wordnet import NOISE_RATES, NUM_CLASSES, find_nouns, read_glosses, split_glosses
 

@@ -12,7 +12,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from tapadl.evaluation.result import load_json
+from tapadl.data.json_file import load_json
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results" / "text.json"

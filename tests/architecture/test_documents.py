@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tapadl.evaluation.result import DemoResult
+from tapadl.demo.result import DemoResult
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

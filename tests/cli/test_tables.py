@@ -1,7 +1,7 @@
 from rich.console import Console
 
 from tapadl.cli.tables import demo_table
-from tapadl.evaluation.result import CellResult, DemoResult, RunResult
+from tapadl.demo.result import CellResult, DemoResult, RunResult
 
 VARIANTS = ("plain", "tap", "adl", "tap+adl", "plain-equal-time")
 CORRUPTIONS = ("gaussian_noise", "defocus_blur", "fog", "pixelate")

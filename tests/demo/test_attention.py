@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from tapadl.demo.attention import attention_numbers, collect_examples, middle_severity
+from tapadl.demo.cells import Cell, CorruptedImages, benchmark_cells
 from tapadl.demo.settings import ModelConfig
 from tapadl.demo.variants import build_model
 from tapadl.diagnostics import attention_stability, head_mean_attention
-from tapadl.evaluation.runner import Cell, CorruptedImages, benchmark_cells
 
 CONFIG = ModelConfig(embed_dim=16, depth=2, num_heads=2)
 CELLS = benchmark_cells(["gaussian_noise", "shot_noise", "fog"], [1, 3, 5])

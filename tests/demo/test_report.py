@@ -8,11 +8,11 @@ import torch
 
 from tapadl.data.fashion_mnist import CLASS_NAMES
 from tapadl.demo.attention import attention_numbers, collect_examples
+from tapadl.demo.cells import CorruptedImages, benchmark_cells
 from tapadl.demo.report import render_report, write_report
+from tapadl.demo.result import CellResult, DemoResult, RunResult
 from tapadl.demo.settings import ModelConfig
 from tapadl.demo.variants import build_model
-from tapadl.evaluation.result import CellResult, DemoResult, RunResult
-from tapadl.evaluation.runner import CorruptedImages, benchmark_cells
 
 ALL_VARIANTS = ("plain", "tap", "adl", "tap+adl", "plain-equal-time")
 CITATIONS = {

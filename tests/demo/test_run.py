@@ -7,9 +7,9 @@ import torch
 
 from tapadl.demo.bench import Bench, load_data
 from tapadl.demo.folder import open_folder
+from tapadl.demo.result import DemoResult
 from tapadl.demo.run import run_demo
 from tapadl.demo.settings import DemoSettings, ModelConfig
-from tapadl.evaluation.result import DemoResult
 from tapadl.training.config import TrainingConfig
 
 TINY = DemoSettings(

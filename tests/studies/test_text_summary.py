@@ -2,7 +2,7 @@ import importlib
 
 import pytest
 
-from tapadl.evaluation.result import load_json
+from tapadl.data.json_file import load_json
 
 
 @pytest.fixture

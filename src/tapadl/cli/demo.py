@@ -152,12 +152,12 @@ def run(arguments: argparse.Namespace) -> int:
     from tapadl.cli.progress import DemoBars
     from tapadl.cli.tables import demo_table
     from tapadl.demo.bench import Bench, load_data
+    from tapadl.demo.cells import benchmark_cells
     from tapadl.demo.folder import open_folder
     from tapadl.demo.report.findings import Findings
     from tapadl.demo.run import run_demo
     from tapadl.evaluation.processes import find_device
     from tapadl.evaluation.provenance import versions
-    from tapadl.evaluation.runner import benchmark_cells
 
     # A model this small is hardly faster on several threads; several runs side by side are.
     torch.set_num_threads(1)

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from rich import box
 from rich.table import Table
 
+from tapadl.demo.result import BASELINE, GROUPS, DemoResult
 from tapadl.evaluation.benchmark_result import EvaluationResult
 from tapadl.evaluation.compare import Comparison
 from tapadl.evaluation.report.measures import measure
-from tapadl.evaluation.result import BASELINE, GROUPS, DemoResult
 
 _COLUMNS = {
     "clean_error": "clean",

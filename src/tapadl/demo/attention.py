@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 from tapadl.corruptions import CORRUPTIONS
+from tapadl.demo.cells import CLEAN, Cell, CorruptedImages
 from tapadl.diagnostics import (
     attention_focus,
     attention_stability,
     dilation_maps,
     head_mean_attention,
 )
-from tapadl.evaluation.runner import CLEAN, Cell, CorruptedImages
 
 TOP_FRACTION = 0.05
 TAU = 2.0

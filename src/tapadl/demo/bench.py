@@ -12,12 +12,12 @@ from torch import nn
 from tapadl.data.embedded import load_embedded
 from tapadl.data.fashion_mnist import ClassificationData, LabelledImages, load_full
 from tapadl.demo.attention import attention_numbers
+from tapadl.demo.cells import Cell, CorruptedImages, benchmark_cells, evaluate_cells
 from tapadl.demo.folder import DemoFolder
+from tapadl.demo.result import CellResult, RunResult
 from tapadl.demo.settings import EQUAL_TIME, DemoSettings, Variant
 from tapadl.demo.variants import build_model, has_adl
 from tapadl.evaluation.processes import find_device
-from tapadl.evaluation.result import CellResult, RunResult
-from tapadl.evaluation.runner import Cell, CorruptedImages, benchmark_cells, evaluate_cells
 from tapadl.tasks.classification import Normalisation, count_errors, train_classifier
 from tapadl.training.config import TrainingConfig
 from tapadl.training.loop import FitResult, Step

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tapadl.data.job_folder import JobKind, open_job_folder
+from tapadl.demo.result import SCHEMA, RunResult, load_run, save_run
 from tapadl.demo.settings import VARIANTS, DemoSettings
-from tapadl.evaluation.result import SCHEMA, RunResult, load_run, save_run
 
 RESULTS = "results.json"
 REPORT = "report.html"

@@ -13,10 +13,10 @@ from tapadl.demo.attention import ReportExamples, collect_examples
 from tapadl.demo.bench import Bench, Observer, run_name
 from tapadl.demo.folder import DemoFolder
 from tapadl.demo.report import write_report
+from tapadl.demo.result import DemoResult, RunResult
 from tapadl.demo.settings import Variant
 from tapadl.demo.workers import run_side_by_side
 from tapadl.evaluation.provenance import hardware, versions
-from tapadl.evaluation.result import DemoResult, RunResult
 from tapadl.training.weights import load_weights
 
 

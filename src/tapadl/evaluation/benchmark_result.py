@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, get_args
 
+from tapadl.data.json_file import load_json, save_json
 from tapadl.evaluation.plan import CLEAN, Form
 from tapadl.evaluation.record import Record
-from tapadl.evaluation.result import load_json, save_json
 from tapadl.evaluation.summary import Shares, calibration_error, image_shares
 from tapadl.metrics import alexnet_baseline
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from tapadl.evaluation.runner import Cell, CorruptedImages, benchmark_cells, evaluate_cells
+from tapadl.demo.cells import Cell, CorruptedImages, benchmark_cells, evaluate_cells
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_each_cell_is_made_once_and_shown_to_all_models(images, monkeypatch):
         made.append((name, severity, indices.tolist()))
         return batch
 
-    monkeypatch.setattr("tapadl.evaluation.runner.corrupt", corrupt)
+    monkeypatch.setattr("tapadl.demo.cells.corrupt", corrupt)
     seen = []
 
     def count_errors(model, shown, labels):

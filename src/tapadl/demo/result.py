@@ -1,7 +1,6 @@
 """What an evaluation found, as data and as JSON."""
 
 import dataclasses
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from tapadl.corruptions import CORRUPTIONS
-from tapadl.data.atomic import write_atomically
+from tapadl.data.json_file import load_json, save_json
 from tapadl.metrics.corruption import mean_corrupted_error, mean_corrupted_error_by_group
 
 SCHEMA = 1
@@ -286,38 +285,6 @@ def load_run(path: str | Path, *, job: str) -> RunResult:
         raise ValueError(f"expected a complete run in {path}, got {_reason(error)}; remove it") from None
 
 
-def save_json(content: Mapping[str, Any], path: str | Path) -> None:
-    """Write a JSON object, indented, all of it or nothing.
-
-    Raises:
-        OSError: If the file cannot be written.
-        ValueError: If a number is NaN or infinite, which JSON does not know.
-    """
-    write_atomically(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
-
-
-def load_json(path: str | Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file holds anything else; the message names it.
-    """
-    try:
-        content = json.loads(Path(path).read_bytes(), parse_constant=_refuse_constant)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"expected a result at {path}, but there is no such file") from None
-    except IsADirectoryError:
-        raise ValueError(f"expected a file at {path}, got a folder") from None
-    except OSError as error:
-        raise OSError(f"could not read {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise ValueError(f"expected JSON in {path}, but it is damaged or cut short: {error}") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"expected a JSON object in {path}, got a {type(content).__name__}")
-    return content
-
-
 def _over_seeds(found: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float | None]]:
     return {
         metric: {
@@ -342,10 +309,6 @@ def _check_types(run: Mapping[str, Any]) -> None:
     texts = (run["variant"], run["weights_sha256"], *(cell["corruption"] for cell in run["cells"]))
     if not all(isinstance(text, str) for text in texts) or not isinstance(run["attention"], dict):
         raise TypeError("a value of another kind")
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is no number")
 
 
 def _reason(error: Exception) -> str:

@@ -3,7 +3,8 @@ import json
 
 import pytest
 
-from tapadl.evaluation.result import CellResult, DemoResult, RunResult, load_json, load_run, save_run
+from tapadl.data.json_file import load_json
+from tapadl.demo.result import CellResult, DemoResult, RunResult, load_run, save_run
 
 
 def make_run(variant="plain", seed=0, shift=0, corruptions=("gaussian_noise", "fog", "contrast")):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from tapadl.corruptions import CORRUPTIONS, SEVERITIES, corrupt
-from tapadl.evaluation.result import CellResult
+from tapadl.demo.result import CellResult
 
 CLEAN = "clean"
 
