@@ -87,6 +87,10 @@ class EmbeddedImages:
         """One image, gray."""
         return Image.fromarray(self.pixels[index, 0].numpy())
 
+    def location(self, index: int) -> str:
+        """What to call one image."""
+        return f"built-in image {self.positions[index]}"
+
     def subset(self, count: int) -> "EmbeddedImages":
         """`count` of the images, as many of each class; the same ones everywhere (`balanced_subset`).
 

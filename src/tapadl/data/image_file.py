@@ -1,6 +1,7 @@
 """One image out of a file: whole and in RGB, or an error that names the file."""
 
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
@@ -18,13 +19,27 @@ def read_image(path: Path) -> Image.Image:
             `PIL.Image.MAX_IMAGE_PIXELS`, or values without a known range (32 bits); the message names it.
         RuntimeError: If `PIL.ImageFile.LOAD_TRUNCATED_IMAGES` is set, which fills missing parts with gray.
     """
+    return decode_image(path, str(path))
+
+
+def decode_image(file: Path | IO[bytes], location: str) -> Image.Image:
+    """As `read_image`, from a file that may be open already.
+
+    Args:
+        file: A path, or a file to read from where it stands.
+        location: What an error calls it.
+
+    Raises:
+        OSError: As `read_image`.
+        RuntimeError: As `read_image`.
+    """
     if ImageFile.LOAD_TRUNCATED_IMAGES:
         raise RuntimeError(
             "expected PIL.ImageFile.LOAD_TRUNCATED_IMAGES to be False, got True: images cut short would be "
             "filled with gray in silence; set it to False"
         )
     try:
-        with Image.open(path) as image:
+        with Image.open(file) as image:
             limit = Image.MAX_IMAGE_PIXELS
             if limit is not None and image.width * image.height > limit:
                 raise ValueError(f"{image.width * image.height} pixels, the limit is {limit}")
@@ -37,7 +52,7 @@ def read_image(path: Path) -> Image.Image:
         Exception
     ) as error:  # decoders raise anything: OSError, SyntaxError, struct.error, bombs of their own
         reason = str(error) or type(error).__name__
-    raise OSError(f"expected a whole image at {path}, but it does not decode ({reason}); fetch it again")
+    raise OSError(f"expected a whole image at {location}, but it does not decode ({reason}); fetch it again")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -60,6 +60,10 @@ class LabelledFiles:
         """
         return read_image(self.root / self.paths[index])
 
+    def location(self, index: int) -> str:
+        """The path of one image."""
+        return str(self.root / self.paths[index])
+
     def subset(self, count: int) -> "LabelledFiles":
         """`count` of the images, as many of each class; the same ones everywhere (`balanced_subset`).
 
