@@ -90,7 +90,10 @@ def make_result() -> Callable[..., EvaluationResult]:
     """A result around benchmarks."""
 
     def make(
-        *benchmarks: BenchmarkResult, model: str = "vit_tiny_patch16_224", weights: str = "0a" * 32, **settings
+        *benchmarks: BenchmarkResult,
+        model: str = "vit_tiny_patch16_224",
+        weights: str = "0a" * 32,
+        **settings,
     ) -> EvaluationResult:
         return EvaluationResult(
             created="2025-01-02T03:04:05+00:00",

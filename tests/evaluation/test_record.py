@@ -6,8 +6,10 @@ import pytest
 from tapadl.evaluation.plan import Cell
 from tapadl.evaluation.record import Record, UnitFile
 
+FOG = Cell("fog", 3)
 
-def record(cell=Cell("fog", 3), count=11, seed=0):
+
+def record(cell=FOG, count=11, seed=0):
     random = np.random.default_rng(seed)
     return Record(
         cell, {"correct": random.random(count) < 0.5}, {"calibration": random.integers(0, 9, (3, 2))}

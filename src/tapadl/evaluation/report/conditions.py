@@ -102,6 +102,8 @@ def notices(findings: BenchmarkFindings) -> list[str]:
         lines.append("The standard error of the relative mCE takes the clean error as exact.")
     if findings.corruptions and not findings.relative_to_alexnet:
         lines.append("There is no mCE here: AlexNet's errors are known for ImageNet-C alone.")
+    elif findings.corruptions and "mce" not in findings.metrics[0]:
+        lines.append("There is no mCE here: it takes all fifteen corruptions at all five severities.")
     extra = [name for name in findings.corruptions if findings.corruption_error(0, name) is None]
     if "mce" in findings.metrics[0] and extra:
         lines.append(
