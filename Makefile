@@ -52,5 +52,6 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/pooling.py
 	$(BIN)/python benchmarks/diversification.py
 	$(BIN)/python benchmarks/attach.py
+	$(BIN)/python benchmarks/corruptions.py
 
 ci: lint types imports test docs wheel

@@ -5,7 +5,7 @@ from types import ModuleType
 import torch
 
 from tapadl.corruptions import blur, digital, noise, weather
-from tapadl.corruptions.checks import check_images, check_seed, checked_indices
+from tapadl.corruptions.checks import check_layout, check_seed, check_values, checked_indices
 from tapadl.corruptions.random import Draws
 from tapadl.corruptions.severity import CORRUPTIONS, Group, constants_for
 
@@ -57,7 +57,7 @@ def corrupt(
         >>> torch.equal(corrupted[2:], corrupt(images[2:], "fog", 3, seed=0, indices=indices[2:]))
         True
     """
-    check_images(images)
+    check_layout(images)
     positions = checked_indices(indices, len(images))
     check_seed(seed)
     constants = constants_for(
@@ -70,6 +70,8 @@ def corrupt(
     size = max(1, _CPU_SLICE // values_per_image) if images.device.type == "cpu" else len(images)
     corrupted = torch.empty(images.shape, device=images.device)
     for start in range(0, len(images), size):
+        # Slice by slice: what is checked stays in the cache for the corruption.
+        check_values(images[start : start + size])
         part = images[start : start + size].to(torch.float32).contiguous()
         draws = (Draws(seed, positions[start : start + size], corruption, severity),) if row.random else ()
         torch.clamp(function(part, *draws, **constants.values), 0, 1, out=corrupted[start : start + size])

@@ -5,6 +5,12 @@ import torch
 
 def check_images(images: torch.Tensor) -> None:
     """Images of shape (B, C, H, W), C 1 or 3, floating point in 0..1; ValueError if not."""
+    check_layout(images)
+    check_values(images)
+
+
+def check_layout(images: torch.Tensor) -> None:
+    """A tensor (B, C, H, W), C 1 or 3, floating point; ValueError if not."""
     if not isinstance(images, torch.Tensor):
         raise ValueError(f"expected images to be a torch.Tensor, got {type(images).__name__}")
     if images.ndim != 4 or images.shape[1] not in (1, 3) or images.numel() == 0:
@@ -17,6 +23,10 @@ def check_images(images: torch.Tensor) -> None:
             f"expected images of a floating point dtype with values in 0..1, got {images.dtype}; "
             "divide 8-bit images by 255"
         )
+
+
+def check_values(images: torch.Tensor) -> None:
+    """Values in 0..1; ValueError if not."""
     low, high = (bound.item() for bound in images.aminmax())
     if not (low >= 0 and high <= 1):
         raise ValueError(

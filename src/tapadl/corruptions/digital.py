@@ -119,20 +119,22 @@ def jpeg_compression(images: torch.Tensor, *, quality: int) -> torch.Tensor:
     Source: Hendrycks and Dietterich, ICLR 2019, the authors' generator script.
     """
     levels = (images * 255).round_().to(torch.uint8).cpu().numpy()
-    decoded = np.empty(levels.shape, dtype=np.float32)
-    for image, after in zip(levels, decoded, strict=True):
-        _through_jpeg(image, quality, after)
-    return torch.from_numpy(decoded).to(images.device).div_(255)
+    batch, channels, height, width = levels.shape
+    decoded = np.empty((batch, height, width, channels), dtype=np.uint8)
+    for before, after in zip(levels, decoded, strict=True):
+        after[...] = _through_jpeg(before, quality).reshape(after.shape)
+    pixels = torch.from_numpy(decoded).to(images.device).permute(0, 3, 1, 2)
+    return torch.empty_like(images).copy_(pixels).div_(255)
 
 
-def _through_jpeg(image: npt.NDArray[np.uint8], quality: int, decoded: npt.NDArray[np.float32]) -> None:
-    """Encode one (C, H, W) image and decode it into `decoded`."""
+def _through_jpeg(image: npt.NDArray[np.uint8], quality: int) -> npt.NDArray[np.uint8]:
+    """Encode a (C, H, W) image and decode it to (H, W, C), or (H, W) for one channel."""
+    # Pillow merges channels faster than numpy or torch interleave them.
     channels, buffer = [Image.fromarray(channel) for channel in image], BytesIO()
-    # Pillow merges channels faster than numpy.
     picture = channels[0] if len(channels) == 1 else Image.merge("RGB", channels)
     picture.save(buffer, "JPEG", quality=quality)
-    with Image.open(buffer, formats=("JPEG",)) as reopened:
-        decoded[...] = np.atleast_3d(np.asarray(reopened)).transpose(2, 0, 1)
+    with Image.open(buffer, formats=("JPEG",)) as decoded:
+        return np.asarray(decoded)
 
 
 def saturate(images: torch.Tensor, *, factor: float, offset: float) -> torch.Tensor:
