@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -147,3 +148,22 @@ def test_our_own_weights_become_a_folder_to_share(released, tmp_path):
     assert cli.main(words) == 0
     loaded = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True)
     assert torch.equal(output_of(loaded), output_of(model))
+
+
+@pytest.mark.parametrize("target", ["converted", "converted.safetensors"])
+def test_evaluation_reads_what_was_written(released, tmp_path, monkeypatch, target):
+    path, model = released
+    monkeypatch.chdir(tmp_path)
+    for number in range(5):
+        (tmp_path / "images" / str(number)).mkdir(parents=True)
+        Image.new("RGB", (250, 240), (50 * number, 99, 7)).save(tmp_path / "images" / str(number) / "a.png")
+    assert cli.main(["convert", str(path), target, "--model", NAME]) == 0
+    words = ["--benchmark", "folder", "--data", "images", "--device", "cpu", "--workers", "0", "--out", "out"]
+    assert cli.main(["evaluate", "--model", target, *words]) == 0
+    result = EvaluationResult.load("out/result.json")
+    assert result.model["weights_sha256"] == state_sha256(model.state_dict())
+    # the card takes the scores of exactly these weights
+    again = ["convert", target if target.endswith("s") else f"{target}/model.safetensors", "shared"]
+    assert cli.main([*again, "--model", NAME, "--result", "out/result.json"]) == 0
+    error = 100 * result.metrics("folder")["error"]
+    assert f"| folder error (%) | {error:.2f} |" in (tmp_path / "shared" / "README.md").read_text()
