@@ -1,0 +1,77 @@
+"""What `tapadl train --help` says about the settings, taken from their docstrings and defaults."""
+
+import inspect
+import re
+from dataclasses import MISSING, Field, fields
+from typing import Any, get_type_hints
+
+from tapadl.training.settings import Settings
+from tapadl.training.yaml_text import write_text
+
+_INTRODUCTION = """\
+settings:
+  --config FILE         YAML with the sections below; later files win
+  --SECTION.KEY VALUE   one setting, as --optimizer.lr 1e-3; it wins over files.
+                        Values are YAML: true, null, 1e-3, [0.5, 1], fog
+
+Each line has a key, its default, and what it is.
+"""
+
+_EXAMPLES = """\
+examples:
+  a minute on two cores, with the images in this package:
+    tapadl train --config recipes/fashion_mnist_tiny.yaml --out runs/tiny
+  your own images, a folder for each class, from pretrained weights:
+    tapadl train --config recipes/finetune_timm.yaml \\
+        --data.train flowers/train --data.val flowers/val --out runs/flowers
+  the same without TAP and ADL, to compare: add
+        --tap.enabled false --adl.enabled false
+  a look at 500 steps of a long recipe, saved every 100:
+    tapadl train --config recipes/deit_small_tap_adl.yaml \\
+        --training.max_steps 500 --checkpoint.every_steps 100 --out runs/look
+  eight GPUs, the same batch:
+    torchrun --nproc-per-node 8 -m tapadl train \\
+        --config recipes/rvt_base_tap_adl.yaml --out runs/rvt
+"""
+
+
+def help_text() -> str:
+    """Every setting, by section: key, default, what it is; then examples."""
+    sections = [_section(name, kind) for name, kind in get_type_hints(Settings).items()]
+    return "\n".join([_INTRODUCTION, *sections, _EXAMPLES])
+
+
+def _section(name: str, kind: type[Any]) -> str:
+    described = descriptions(kind)
+    summary = (inspect.getdoc(kind) or "").partition("\n")[0].rstrip(".")
+    lines = [f"{name}: {summary}"]
+    for item in fields(kind):
+        lines.append(f"  {item.name:<18} {_default(item):<15} {described.get(item.name, '')}".rstrip())
+    return "\n".join(lines) + "\n"
+
+
+def descriptions(kind: type[Any]) -> dict[str, str]:
+    """What the docstring of a class says about each of its arguments, up to the first semicolon or period.
+
+    Example:
+        >>> from tapadl.training.settings import OptimizerSettings
+        >>> descriptions(OptimizerSettings)["lr"]
+        'Learning rate after the warm-up'
+    """
+    _, _, arguments = (inspect.getdoc(kind) or "").partition("Args:\n")
+    arguments = re.split(r"\n(?=\S)", arguments)[0]
+    found = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", arguments, flags=re.MULTILINE)
+    return {name: re.split(r"(?:;|(?<!\.)\.)(?:\s|$)", " ".join(text.split()))[0] for name, text in found}
+
+
+def _default(item: "Field[Any]") -> str:
+    if item.default_factory is not MISSING:
+        return write_text(item.default_factory()).strip()
+    if item.default is MISSING:
+        return "required"
+    if isinstance(item.default, str):
+        return item.default
+    value = item.default
+    if isinstance(value, tuple):
+        value = [float(f"{number:.4g}") if isinstance(number, float) else number for number in value]
+    return write_text(value).removesuffix("...\n").strip()

@@ -1,0 +1,30 @@
+"""The settings of `tapadl train`: one frozen dataclass a section, checked when they are made."""
+
+from tapadl.training.settings.data import AugmentationSettings, DataSettings
+from tapadl.training.settings.model import AdlSettings, ModelSettings, TapSettings
+from tapadl.training.settings.optimization import (
+    OptimizerSettings,
+    Parallel,
+    Precision,
+    ScheduleSettings,
+    TrainingSettings,
+)
+from tapadl.training.settings.output import CheckpointSettings, EvaluationSettings, LoggingSettings
+from tapadl.training.settings.run import Settings
+
+__all__ = [
+    "AdlSettings",
+    "AugmentationSettings",
+    "CheckpointSettings",
+    "DataSettings",
+    "EvaluationSettings",
+    "LoggingSettings",
+    "ModelSettings",
+    "OptimizerSettings",
+    "Parallel",
+    "Precision",
+    "ScheduleSettings",
+    "Settings",
+    "TapSettings",
+    "TrainingSettings",
+]

@@ -1,0 +1,147 @@
+import math
+from dataclasses import FrozenInstanceError, fields
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import pytest
+
+from tapadl.training.arguments_help import descriptions
+from tapadl.training.settings import (
+    AdlSettings,
+    AugmentationSettings,
+    CheckpointSettings,
+    DataSettings,
+    EvaluationSettings,
+    LoggingSettings,
+    ModelSettings,
+    OptimizerSettings,
+    ScheduleSettings,
+    Settings,
+    TapSettings,
+    TrainingSettings,
+)
+
+MODEL = ModelSettings("deit_tiny_patch16_224")
+DATA = DataSettings("embedded")
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "message"),
+    [
+        (ModelSettings, {"name": ""}, "model.name not to be empty, got ''"),
+        (ModelSettings, {"name": "x", "img_size": 0}, "model.img_size to be at least 1, got 0"),
+        (ModelSettings, {"name": "x", "drop_path": 1.0}, "model.drop_path to be at least 0 and below 1"),
+        (ModelSettings, {"name": "x", "options": {"a b": 1}}, "model.options to have names of arguments"),
+        (ModelSettings, {"name": "x", "options": {3: 1}}, "model.options to have names of arguments"),
+        (
+            ModelSettings,
+            {"name": "x", "pretrained": True, "checkpoint": Path("a.pth")},
+            "model.checkpoint to be null where model.pretrained is true, got 'a.pth'",
+        ),
+        (TapSettings, {"num_branches": 0}, "tap.num_branches to be at least 1, got 0"),
+        (TapSettings, {"temperature": 0.0}, "tap.temperature to be above 0, got 0.0"),
+        (TapSettings, {"init": "zero"}, "tap.init to be one of paper, identity, got 'zero'"),
+        (TapSettings, {"blocks": ()}, "tap.blocks to name a block"),
+        (TapSettings, {"blocks": (-1,)}, "tap.blocks to be at least 0"),
+        (TapSettings, {"blocks": (1, 1)}, "tap.blocks to have everything once, got [1, 1]"),
+        (AdlSettings, {"weight": -1.0}, "adl.weight to be at least 0"),
+        (AdlSettings, {"tau": math.nan}, "adl.tau to be at least 0, got nan"),
+        (AdlSettings, {"tau": math.inf}, "adl.tau to be at least 0, got inf"),
+        (AdlSettings, {"query_fraction": 0.0}, "adl.query_fraction to be above 0 and at most 1"),
+        (AdlSettings, {"target_share": 1.0}, "adl.target_share to be above 0 and below 1"),
+        (AdlSettings, {"tau_quantile": 0.0}, "adl.tau_quantile to be above 0 and below 1"),
+        (DataSettings, {"train": ""}, "data.train not to be empty"),
+        (DataSettings, {"train": "a", "on_error": "go"}, "data.on_error to be one of stop, skip, got 'go'"),
+        (DataSettings, {"train": "a", "workers": -1}, "data.workers to be at least 0"),
+        (AugmentationSettings, {"scale": (0.0, 1.0)}, "augmentation.scale to be above 0 and at most 1"),
+        (AugmentationSettings, {"scale": (0.5, 0.1)}, "augmentation.scale as the lower and the upper end"),
+        (AugmentationSettings, {"hflip": 1.5}, "augmentation.hflip to be at least 0 and at most 1"),
+        (AugmentationSettings, {"label_smoothing": 1.0}, "augmentation.label_smoothing to be at least 0 and"),
+        (AugmentationSettings, {"mean": (0.5,)}, "augmentation.std for the same channels"),
+        (AugmentationSettings, {"mean": (0.5,), "std": (1.0, 1.0)}, "augmentation.std for the same channels"),
+        (AugmentationSettings, {"mean": (), "std": ()}, "augmentation.mean to have a number for each"),
+        (AugmentationSettings, {"mean": (0.5,), "std": (0.0,)}, "augmentation.std to be above 0"),
+        (
+            AugmentationSettings,
+            {"augmix": True, "auto_augment": "rand-m9"},
+            "augmentation.auto_augment to be null where augmentation.augmix is true, got 'rand-m9'",
+        ),
+        (OptimizerSettings, {"lr": 0.0}, "optimizer.lr to be above 0, got 0.0"),
+        (OptimizerSettings, {"lr": "1e-3"}, "optimizer.lr to be above 0, got '1e-3'"),
+        (OptimizerSettings, {"betas": (0.9, 1.0)}, "optimizer.betas to be at least 0 and below 1"),
+        (ScheduleSettings, {"name": "step"}, "schedule.name to be one of cosine, poly, constant"),
+        (ScheduleSettings, {"warmup_epochs": -1.0}, "schedule.warmup_epochs to be at least 0"),
+        (TrainingSettings, {"epochs": 0}, "training.epochs to be at least 1"),
+        (TrainingSettings, {"seed": 2**32}, "training.seed to be at least 0 and at most 4294967295, got"),
+        (TrainingSettings, {"ema_decay": 1.0}, "training.ema_decay to be above 0 and below 1"),
+        (
+            TrainingSettings,
+            {"batch_size": 10, "accumulation": 4},
+            "training.batch_size to be a multiple of training.accumulation, 4, got 10",
+        ),
+        (CheckpointSettings, {"keep": 0}, "checkpoint.keep to be at least 1"),
+        (EvaluationSettings, {"severities": (0,)}, "evaluation.severities to be at least 1 and at most 5"),
+        (EvaluationSettings, {"severities": ()}, "evaluation.severities to name a severity"),
+        (EvaluationSettings, {"corruptions": ("fgo",)}, "evaluation.corruptions out of gaussian_noise, "),
+        (EvaluationSettings, {"corruptions": ("fog", "fog")}, "corruptions to have everything once"),
+        (LoggingSettings, {"every_steps": 0}, "logging.every_steps to be at least 1"),
+        (LoggingSettings, {"wandb": ""}, "logging.wandb not to be empty"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_by_its_key(kind: type, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=r"^expected ") as refused:
+        kind(**values)
+    assert message in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        (
+            {"model": ModelSettings("tap_rvt_tiny"), "tap": TapSettings(enabled=False)},
+            "tap.enabled to be true for tap_rvt_tiny",
+        ),
+        (
+            {"training": TrainingSettings(epochs=5)},
+            "schedule.warmup_epochs to be below training.epochs, 5, got 5",
+        ),
+        ({"optimizer": OptimizerSettings(lr=1e-7)}, "schedule.warmup_lr to be at most optimizer.lr, 1e-07"),
+        (
+            {"schedule": ScheduleSettings(min_lr=1.0)},
+            "schedule.min_lr to be at most optimizer.lr, 0.001, got 1",
+        ),
+        ({"evaluation": EvaluationSettings(corruptions=("fog",))}, "data.val, whose images"),
+    ],
+)
+def test_sections_that_contradict_one_another_are_refused(sections: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=r"^expected ") as refused:
+        Settings(**{"model": MODEL, "data": DATA, **sections})
+    assert message in str(refused.value)
+
+
+def test_the_ends_of_the_ranges_are_allowed() -> None:
+    AdlSettings(weight=0.0, tau=0.0, query_fraction=1.0)
+    AugmentationSettings(scale=(1.0, 1.0), hflip=1.0, mean=(0.0,), std=(1.0,), reprob=0.0)
+    TrainingSettings(seed=2**32 - 1)
+    Settings(MODEL, DATA, optimizer=OptimizerSettings(lr=1e-6), schedule=ScheduleSettings(warmup_epochs=0.0))
+
+
+def test_the_defaults_are_those_of_the_paper_and_leave_adaptive_choices_off() -> None:
+    settings = Settings(MODEL, DATA)
+    assert (settings.tap.num_branches, settings.tap.temperature, settings.tap.init) == (4, 1.0, "paper")
+    assert (settings.adl.weight, settings.adl.tau, settings.adl.query_fraction) == (1.0, 2.0, 1.0)
+    assert settings.adl.target_share is None
+    assert settings.adl.tau_quantile is None
+    assert not settings.augmentation.mixes
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(FrozenInstanceError):
+        MODEL.name = "another"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("kind", [Settings, *get_type_hints(Settings).values()])
+def test_the_docstring_says_what_every_field_is_and_nothing_else(kind: type) -> None:
+    assert list(descriptions(kind)) == [item.name for item in fields(kind)]
+    assert all(descriptions(kind).values())
