@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from tapadl.data.random_state import draws_of
+from tapadl.data.random_state import kept_cpu_generators, seed_cpu_generators
 
 # So many unreadable images in a row are no bad luck: a disk is gone, or the folder holds something else.
 LONGEST_GAP = 100
@@ -41,7 +41,7 @@ class TrainingSet(Dataset[tuple[torch.Tensor, int]]):
     """Images behind a random transform whose draws belong to (seed, epoch, index).
 
     The generators that transforms draw from (`random`, `numpy.random`, torch on the CPU) are seeded inside
-    each item and restored after it. So an item is the same to the bit in any order, in any number of
+    each item and restored after a batch. So an item is the same to the bit in any order, in any number of
     processes, prefetched or not, and the caller's generators do not move.
 
     Args:
@@ -98,10 +98,22 @@ class TrainingSet(Dataset[tuple[torch.Tensor, int]]):
         Raises:
             OSError: If the image cannot be read; under `"skip"`, if the 100 from it on cannot.
         """
-        epoch, index = place
-        image, shown = self._read(index)
-        with draws_of("item", self.seed, epoch, index):
-            return self.transform(image), self.images.labels[shown]
+        return self.__getitems__([place])[0]
+
+    def __getitems__(self, places: Sequence[tuple[int, int]]) -> list[tuple[torch.Tensor, int]]:
+        """Several images: what a loader asks for, so that the generators are kept once a batch.
+
+        Args:
+            places: (epoch, index of the image) of each.
+
+        Returns:
+            As `__getitem__`, of each.
+
+        Raises:
+            OSError: As `__getitem__`.
+        """
+        with kept_cpu_generators():
+            return [self._item(epoch, index) for epoch, index in places]
 
     @property
     def unreadable(self) -> list[str]:
@@ -109,6 +121,11 @@ class TrainingSet(Dataset[tuple[torch.Tensor, int]]):
         if self._met is None:
             return []
         return [self.images.location(index) for index in self._met.nonzero()[:, 0].tolist()]
+
+    def _item(self, epoch: int, index: int) -> tuple[torch.Tensor, int]:
+        image, shown = self._read(index)
+        seed_cpu_generators("item", self.seed, epoch, index)
+        return self.transform(image), self.images.labels[shown]
 
     def _read(self, index: int) -> tuple[Image.Image, int]:
         """The image at a place or, where allowed, the next one that can be read; and which it is."""

@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from PIL import Image
 from timm.data import auto_augment as timm_auto_augment
+from timm.data.random_erasing import RandomErasing
 from timm.data.transforms_factory import create_transform
 from torchvision.transforms import Compose
 
@@ -27,6 +29,23 @@ class ToMode:
     def __call__(self, image: Image.Image) -> Image.Image:
         """The picture, converted if need be."""
         return image if image.mode == self.mode else image.convert(self.mode)
+
+
+class Normalise:
+    """From bytes to what a model sees: (pixel - 255 mean) / (255 std), as timm's loader computes it.
+
+    Args:
+        mean: One number a channel, of values in 0..1.
+        std: As `mean`.
+    """
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        self.mean = torch.tensor([255 * value for value in mean])[:, None, None]
+        self.std = torch.tensor([255 * value for value in std])[:, None, None]
+
+    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
+        """The image (C, H, W), float32, of its pixels (C, H, W), uint8."""
+        return pixels.contiguous().float().sub_(self.mean).div_(self.std)
 
 
 def training_transform(
@@ -90,7 +109,7 @@ def training_transform(
     if augmix and auto_augment:
         raise ValueError(f"expected augmix or auto_augment, got both (auto_augment {auto_augment!r})")
     words = {"auto_augment": AUGMIX if augmix else auto_augment, "interpolation": interpolation}
-    return _compose(
+    transform = _compose(
         words,
         is_training=True,
         image_size=image_size,
@@ -100,9 +119,9 @@ def training_transform(
         ratio=ratio,
         hflip=hflip,
         color_jitter=color_jitter or None,
-        re_prob=reprob,
-        re_mode=remode,
     )
+    erasing = RandomErasing(reprob, mode=remode, device="cpu")  # type: ignore[no-untyped-call]
+    return Compose([*transform.transforms, erasing]) if reprob else transform
 
 
 def evaluation_transform(
@@ -147,7 +166,7 @@ def _compose(
     if len(mean) not in MODES or len(std) != len(mean):
         raise ValueError(f"expected a mean and a std for 3 channels or for 1, got {len(mean)} and {len(std)}")
     try:
-        options.update(words, mean=mean, std=std)
+        options.update(words, mean=mean, std=std, use_prefetcher=True)  # which ends with bytes
         transform: Any = create_transform((len(mean), *image_size), **options)
     except (AssertionError, KeyError, ValueError) as error:
         given = ", ".join(f"{name} {word!r}" for name, word in words.items() if word)
@@ -156,7 +175,7 @@ def _compose(
         ) from None
     for step in transform.transforms:
         _keep_posterize_to_no_bits(step)
-    return Compose([ToMode(MODES[len(mean)]), *transform.transforms])
+    return Compose([ToMode(MODES[len(mean)]), *transform.transforms, Normalise(mean, std)])
 
 
 def _keep_posterize_to_no_bits(step: Any) -> None:
