@@ -5,9 +5,9 @@
 
 Both sides start from images in the form they want, 8-bit pictures there and a float tensor here, and end in
 the float32 batch in 0..1 that a model takes. What that conversion costs the oracle is stated, and which
-ratios would be under 0.9 without it. The oracle works image by image, has the constants of 224 pixels at every size
-and another, weaker elastic transform without the affine map, and reads its frost photograph from disk each
-time. Ours take the constants published for the size.
+ratios would be under 0.9 without it. The oracle works image by image, has the constants of 224 pixels at
+every size and another, weaker elastic transform without the affine map, and reads its frost photograph from
+disk each time. Ours take the constants published for the size.
 Before anything is timed both must change the images equally much with the same constants.
 """
 
