@@ -205,7 +205,7 @@ any_settings = st.builds(
     ),
     tap=st.builds(TapSettings, temperature=st.floats(1e-8, 1e8), blocks=blocks),
     adl=st.builds(
-        AdlSettings, enabled=st.booleans(), weight=st.floats(0, 1e30), target_share=st.none() | shares
+        AdlSettings, enabled=st.booleans(), weight=st.floats(1e-320, 1e30), target_share=st.none() | shares
     ),
     augmentation=st.builds(
         AugmentationSettings,

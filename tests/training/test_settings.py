@@ -49,6 +49,7 @@ DATA = DataSettings("embedded")
         (AdlSettings, {"tau": math.inf}, "adl.tau to be at least 0, got inf"),
         (AdlSettings, {"query_fraction": 0.0}, "adl.query_fraction to be above 0 and at most 1"),
         (AdlSettings, {"target_share": 1.0}, "adl.target_share to be above 0 and below 1"),
+        (AdlSettings, {"target_share": 0.1, "weight": 0.0}, "adl.weight to be above 0 to begin with"),
         (AdlSettings, {"tau_quantile": 0.0}, "adl.tau_quantile to be above 0 and below 1"),
         (DataSettings, {"train": ""}, "data.train not to be empty"),
         (DataSettings, {"train": "a", "on_error": "go"}, "data.on_error to be one of stop, skip, got 'go'"),

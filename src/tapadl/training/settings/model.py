@@ -127,6 +127,8 @@ class AdlSettings:
         check_numbers(self, AT_LEAST_0, "weight", "tau", "warmup")
         check_numbers(self, Interval(0, 1, without_low=True), "query_fraction")
         check_numbers(self, INSIDE_FRACTION, "target_share", "tau_quantile")
+        if self.target_share is not None and self.weight == 0:
+            raise refuse(self, "weight", "to be above 0 to begin with where adl.target_share is given")
         _check_blocks(self)
 
 
