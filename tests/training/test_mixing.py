@@ -246,6 +246,13 @@ def test_dtype_and_arguments_are_kept(dtype):
     torch.testing.assert_close(result.float(), augment(before.contiguous()).float())
 
 
+def test_crops_of_bfloat16_images_are_rounded_once():
+    images = images_in_range(2, 3, 32, 32).bfloat16()
+    exact = augment(images.float(), **OFF | {"crop_prob": 1.0})
+    rounded = augment(images, **OFF | {"crop_prob": 1.0})
+    assert ((rounded.float() - exact).abs() <= exact.abs() / 256 + 1e-3).all()
+
+
 def test_autocast_does_not_round_the_crops():
     images = images_in_range(2, 3, 32, 32, dtype=torch.float32)
     expected = augment(images, crop_prob=1.0)
