@@ -19,10 +19,10 @@ import torch
 from timm.models import VisionTransformer
 
 import tapadl
-from tapadl.corruptions import CORRUPTIONS
 from tapadl.data.embedded import load_embedded
 from tapadl.demo.cells import CorruptedImages, benchmark_cells, evaluate_cells
 from tapadl.demo.result import CellResult
+from tapadl.demo.settings import DEMO_CORRUPTIONS
 from tapadl.tasks.classification import Normalisation, count_errors, train_classifier
 from tapadl.training.config import TrainingConfig
 from tapadl.training.loop import Step
@@ -36,7 +36,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--pretrain-steps", type=int, default=800, help="steps of the plain model (800)")
     parser.add_argument("--finetune-steps", type=int, default=500, help="steps of fine-tuning (500)")
     parser.add_argument("--images", type=int, default=1000, help="test images, at most 4000 (1000)")
-    parser.add_argument("--corruptions", nargs="+", default=None, metavar="NAME", help=", ".join(CORRUPTIONS))
+    parser.add_argument("--corruptions", nargs="+", default=DEMO_CORRUPTIONS, metavar="NAME")
     parser.add_argument("--severities", nargs="+", type=int, default=[1, 3, 5], metavar="1..5")
     parser.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation (0)")
     parser.add_argument("--threads", type=int, default=1, help="of torch; a small model gains little (1)")
