@@ -70,3 +70,22 @@ def test_numbers_of_cost_in_the_readme_stand_in_the_benchmarks():
             low, high = row["cost_quartiles"]
             shown = f"{row['cost']:.2f} ({low:.2f} - {high:.2f})"
             assert shown in readme, f"README does not show {shown}"
+
+
+def test_table_of_the_embedded_benchmark_is_that_of_its_committed_results():
+    specification = importlib.util.spec_from_file_location(
+        "embedded_summary", ROOT / "studies" / "embedded_summary.py"
+    )
+    summary = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(summary)
+    metrics = summary.load()
+    assert [len(by_seed) for by_seed in metrics.values()] == [3, 3, 3]
+    assert summary.table(metrics) in summary.DOCUMENT.read_text()
+
+
+def test_numbers_of_the_evaluation_benchmark_stand_in_its_results():
+    text = (ROOT / "docs" / "evaluate.md").read_text()
+    for row in json.loads((ROOT / "benchmarks" / "results" / "evaluation.json").read_text())["rows"]:
+        low, high = row["speedup_quartiles"]
+        assert f"{row['model_share']:.0%}" in text
+        assert f"{row['speedup']:.2f} x ({low:.2f} - {high:.2f})" in text

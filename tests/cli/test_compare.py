@@ -31,7 +31,7 @@ def test_table_gives_both_values_the_difference_and_how_sure_it_is(pair, capsys)
     assert main(["compare", *pair]) == 0
     row = next(line for line in capsys.readouterr().out.splitlines() if "Mean corrupted error " in line)
     # 30 of 200 images are right for the second model alone: 2 / 2^30 by McNemar's exact test
-    for expected in ("40.0 %", "25.0 %", "−15.00", "<0.001", "tap"):
+    for expected in ("40.0 %", "25.0 %", "−15.00", "<0.001", "right"):
         assert expected in row
 
 

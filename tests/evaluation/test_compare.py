@@ -98,3 +98,6 @@ def test_models_of_one_name_are_told_apart(make_benchmark, make_result):
     results = [make_result(make_benchmark(), weights=weights * 32) for weights in ("0a", "1b", "1b")]
     assert len(set(model_labels(results))) == 3
     assert all(label.startswith("vit_tiny_patch16_224 ") for label in model_labels(results))
+    for name, result in zip("ab", results[:2], strict=True):
+        result.model["checkpoint"] = f"{name}.safetensors"
+    assert model_labels(results[:2]) == ("a", "b")

@@ -81,14 +81,14 @@ def comparison_tables(comparison: Comparison) -> Iterator[Table]:
                 box=box.SIMPLE_HEAD,
                 padding=(0, 1, 0, 0),
             )
-            table.add_column("metric")
+            table.add_column("metric", no_wrap=True)
             for header in (reference, other, "difference", "95 % interval", "p"):
                 table.add_column(header, justify="right")
             table.add_column("better")
             for one in pair.differences:
                 what = measure(one.metric)
                 interval = one.interval and " to ".join(what.points(end) for end in one.interval)
-                better = "" if one.better is None else (reference, other)[one.better]
+                better = "" if one.better is None else ("left", "right")[one.better]
                 table.add_row(
                     what.label,
                     what.text(one.reference),

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from tapadl.evaluation.benchmark_result import BenchmarkResult, EvaluationResult
@@ -116,16 +117,29 @@ def compare(results: Sequence[EvaluationResult], benchmarks: Sequence[str] | Non
 
 
 def model_labels(results: Sequence[EvaluationResult]) -> tuple[str, ...]:
-    """A name for each result: of its model; with the start of its weights' hash, or its place, if need be."""
+    """A name for each result: of its model; if need be of its checkpoint, with the start of its weights' hash.
+
+    What is still the same gets its place.
+    """
     labels = [result.name for result in results]
-    hashed = [f"{result.name} {str(result.model.get('weights_sha256'))[:8]}" for result in results]
-    labels = [
-        longer if Counter(labels)[label] > 1 else label for label, longer in zip(labels, hashed, strict=True)
-    ]
+    for name_of in (_checkpoint, _with_hash):
+        longer = [name_of(result) for result in results]
+        labels = [
+            other if Counter(labels)[label] > 1 else label
+            for label, other in zip(labels, longer, strict=True)
+        ]
     return tuple(
         f"{label} ({place})" if Counter(labels)[label] > 1 else label
         for place, label in enumerate(labels, start=1)
     )
+
+
+def _checkpoint(result: EvaluationResult) -> str:
+    return Path(str(result.model.get("checkpoint", result.name))).stem
+
+
+def _with_hash(result: EvaluationResult) -> str:
+    return f"{_checkpoint(result)} {str(result.model.get('weights_sha256'))[:8]}"
 
 
 def _compare_pair(
