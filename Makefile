@@ -53,5 +53,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/diversification.py
 	$(BIN)/python benchmarks/attach.py
 	$(BIN)/python benchmarks/corruptions.py
+	$(BIN)/python benchmarks/models.py
+	$(BIN)/python benchmarks/evaluation.py
 
 ci: lint types imports test docs wheel
