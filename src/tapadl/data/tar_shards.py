@@ -3,7 +3,7 @@
 timm's readers do not serve here: its reader of webdataset shards is a stream, whose order follows from the
 number of workers and which cannot begin in the middle; its reader of tar files keeps them open, and forked
 workers would share one place in a file. Here the tar files are listed once, and an image is so many bytes
-from an offset on.
+from an offset on. Listing takes about 25 microseconds a member: a minute or so for ImageNet's training set.
 """
 
 import hashlib
@@ -57,7 +57,7 @@ class TarSource:
         return f"{self.shards[int(self.places[position, 0])]}/{self.names[position]}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Member:
     shard: int
     name: str
