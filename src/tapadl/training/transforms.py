@@ -56,7 +56,7 @@ def training_transform(
     scale: tuple[float, float] = (0.08, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
     hflip: float = 0.5,
-    color_jitter: float = 0.0,
+    color_jitter: float | None = None,
     auto_augment: str | None = None,
     augmix: bool = False,
     reprob: float = 0.0,
@@ -75,8 +75,8 @@ def training_transform(
         scale: Range of the part of the area that a crop takes.
         ratio: Range of width / height of a crop.
         hflip: Probability of a horizontal flip.
-        color_jitter: Strength of changes of brightness, contrast and saturation; not used where
-            `auto_augment` or `augmix` is, which have such changes of their own.
+        color_jitter: Strength of changes of brightness, contrast and saturation, None for none; not used
+            where `auto_augment` or `augmix` is, which have such changes of their own.
         auto_augment: timm's word, such as "rand-m9-mstd0.5-inc1".
         augmix: Mix three chains of operations of strength 3 into the image, in place of `auto_augment`.
         reprob: Probability of erasing a rectangle of the normalised image.
