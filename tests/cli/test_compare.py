@@ -54,6 +54,21 @@ def test_pages_are_written_once(pair, tmp_path, capsys):
     assert main(["compare", *pair, "--out", str(out), "--overwrite"]) == 0
 
 
+def test_out_may_name_the_page_and_results_may_be_folders(pair, tmp_path, capsys):
+    for name, path in zip(("plain", "tap"), pair, strict=True):
+        (tmp_path / name).mkdir()
+        Path(path).rename(tmp_path / name / "result.json")
+    page = tmp_path / "sub" / "both.html"
+    assert main(["compare", str(tmp_path / "plain"), str(tmp_path / "tap"), "--out", str(page)]) == 0
+    assert {path.name for path in page.parent.iterdir()} == {"both.html", "both.md"}
+    assert capsys.readouterr().out.splitlines()[-1] == f"page: {page}"
+
+
+def test_benchmark_that_one_lacks_is_refused_by_name(pair, capsys):
+    assert main(["compare", *pair, "--benchmark", "imagenet-c"]) == 1
+    assert "expected a benchmark out of embedded-c" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [({"fingerprint": "other"}, "fingerprints differ"), ({"severities": (1,)}, "only one was shown (fog/2)")],

@@ -82,6 +82,50 @@ def test_other_seeds_are_refused(pair, make_benchmark, make_result):
         compare([pair[0], make_result(make_benchmark(), model="other", seed=7)])
 
 
+def test_seeds_of_stored_images_do_not_matter_until_they_are_attacked(make_benchmark, make_result):
+    plain = [make_result(make_benchmark("imagenet"), model=str(seed), seed=seed) for seed in range(2)]
+    assert compare(plain).by_benchmark["imagenet"]
+    attacked = [
+        make_result(make_benchmark("imagenet", attacks=("pgd",)), model=str(seed), seed=seed)
+        for seed in range(2)
+    ]
+    with pytest.raises(ValueError, match="seeds 0 and 1"):
+        compare(attacked)
+
+
+def test_attacks_of_other_strength_are_refused(make_benchmark, make_result):
+    results = [
+        make_result(make_benchmark("imagenet", attacks=("pgd",)), model=str(steps), attack={"steps": steps})
+        for steps in (10, 20)
+    ]
+    with pytest.raises(ValueError, match="attacks of other strength"):
+        compare(results)
+
+
+def test_clean_error_of_other_images_gives_no_interval(make_benchmark, make_result):
+    results = [
+        make_result(
+            make_benchmark("imagenet", error=error),
+            make_benchmark(error=error, clean=False),
+            model=str(error),
+        )
+        for error in (0.3, 0.2)
+    ]
+    found = differences(compare(results))
+    assert found["relative_mce"].interval is None
+    assert found["relative_mce"].better is None
+    assert found["mce"].interval is not None
+
+
+def test_what_models_chose_themselves_is_a_caution(pair, make_benchmark, make_result):
+    other = make_result(make_benchmark(), model="low", weights="0a" * 32, precision="bfloat16")
+    (found,) = compare([pair[0], other]).by_benchmark["imagenet-c"]
+    assert found.cautions == (
+        "The reference ran in float32, this model in bfloat16.",
+        "Both have the same weights.",
+    )
+
+
 def test_benchmarks_in_common_are_compared_and_the_rest_is_named(make_benchmark, make_result):
     first = make_result(make_benchmark(), make_benchmark("imagenet"), model="a")
     second = make_result(make_benchmark(), make_benchmark("imagenet-p"), model="b")

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from tapadl.evaluation.report import render_page, render_text, write_report
+from tapadl.evaluation.report.findings import make_models
 
 
 class Links(HTMLParser):
@@ -40,7 +41,10 @@ def test_page_needs_nothing_from_elsewhere(full):
     page = render_page([full], None)
     links = Links()
     links.feed(page)
+    assert links.found
     assert all(link.startswith(("#", "data:")) for link in links.found)
+    assert "http://" not in page
+    assert "https://" not in page
     assert not re.search(r"url\((?!['\"]?(?:#|data:))|@import", page)
 
 
@@ -52,6 +56,74 @@ def test_numbers_are_those_of_the_result(full, benchmark):
     for value in metrics.values():
         assert f"{100 * value:.1f}" in page
         assert f"{100 * value:.1f}" in text
+
+
+def test_headlines_carry_the_exact_values_with_accuracy_and_standard_error(full):
+    page = render_page([full], None)
+    found = re.findall(r'<data value="([^"]+)" data-metric="([^"]+)">', page)
+    metrics = {name: full.metrics(name) for name in ("imagenet", "imagenet-c", "imagenet-p")}
+    expected = [
+        ("imagenet", "error error_fgsm error_pgd expected_calibration_error"),
+        ("imagenet-c", "error mean_corrupted_error mce relative_mce"),
+        ("imagenet-p", "flip_probability t5d"),
+    ]
+    assert [(float(value), name) for value, name in found] == [
+        (metrics[benchmark][name], name) for benchmark, names in expected for name in names.split()
+    ]
+    words = words_of(page)
+    value = metrics["imagenet-c"]["mean_corrupted_error"]
+    error = full.benchmark("imagenet-c").standard_errors()["mean_corrupted_error"]
+    assert f"{100 * value:.1f} % ± {100 * error:.1f} accuracy {100 - 100 * value:.1f} %" in words
+
+
+def test_lines_go_through_the_errors(full):
+    page = render_page([full], None)
+    chart = next(chart for chart in re.findall(r"<svg.*?</svg>", page, re.DOTALL) if "severity: All" in chart)
+    errors = full.benchmark("imagenet-c").errors
+    means = [100 * np.mean([cells[s] for cells in errors.values() if s in cells]) for s in range(1, 6)]
+    titles = [float(text) for text in re.findall(r"severity \w+: ([\d.]+)%</title>", chart)]
+    assert titles == pytest.approx([100 * errors["clean"][0], *means], abs=0.051)
+    heights = [float(y) for y in re.findall(r'cy="([\d.]+)"', chart)]
+    # a straight scale, downwards
+    slopes = np.diff(heights) / np.diff([100 * errors["clean"][0], *means])
+    assert slopes == pytest.approx(np.full(5, slopes.mean()), rel=0.05)
+    assert slopes.mean() < 0
+    radar = next(chart for chart in re.findall(r"<svg.*?</svg>", page, re.DOTALL) if "closed line" in chart)
+    assert f"Fog: {100 * np.mean(list(errors['fog'].values())):.1f}%" in radar
+
+
+def test_charts_and_tables_are_described_and_reached_by_keyboard(full):
+    page = render_page([full], None)
+    charts = re.findall(r"<svg [^>]*>", page)
+    assert len(charts) > 5
+    assert all('aria-label="' in chart or 'aria-hidden="true"' in chart for chart in charts)
+    scrolling = re.findall(r'<div class="card scroll"[^>]*>', page)
+    assert scrolling
+    assert all('tabindex="0"' in one and 'role="region"' in one for one in scrolling)
+
+
+@pytest.mark.parametrize("count", [2, 8])
+def test_every_model_is_drawn_in_its_own_way(make_benchmark, make_result, count):
+    models = make_models([make_result(make_benchmark(), model=f"m{place}") for place in range(count)])
+    assert len({(model.style, model.marker) for model in models}) == count
+
+
+def test_what_hinders_comparison_with_published_numbers_is_said(make_benchmark, make_result):
+    frost = words_of(render_page([make_result(make_benchmark(frost="procedural"))], None))
+    assert "Frost is a texture made by this package" in frost
+    assert "JPEG at quality 85 once more" in frost
+    stored = words_of(render_page([make_result(make_benchmark(form="stored"))], None))
+    assert "once more" not in stored
+    assert "Frost is a texture" not in stored
+
+
+def test_relative_mce_needs_clean_images(make_benchmark, make_result):
+    alone = words_of(render_page([make_result(make_benchmark(clean=False, form="stored"))], None))
+    assert "There is no Relative mCE here: it takes clean images" in alone
+    both = make_result(make_benchmark(clean=False, form="stored"), make_benchmark("imagenet"))
+    written = words_of(render_page([both], None))
+    assert "takes the clean error as exact" in written
+    assert f"{100 * both.metrics('imagenet-c')['relative_mce']:.1f} %" in written
 
 
 def test_every_cell_stands_in_the_table(full):

@@ -22,8 +22,8 @@ made them: that takes several seeds of training.
 
 _EPILOG = """\
 examples:
-  a table:              tapadl compare plain/result.json tap/result.json
-  a page to show:       tapadl compare plain/result.json tap/result.json --out runs/compared
+  a table:              tapadl compare runs/plain runs/tap
+  a page to show:       tapadl compare runs/plain runs/tap --out runs/compared
 """
 
 
@@ -36,9 +36,20 @@ def add_command(commands: "Commands", formatter: type[argparse.HelpFormatter]) -
         epilog=_EPILOG,
         formatter_class=formatter,
     )
-    parser.add_argument("results", nargs="+", type=Path, metavar="RESULT", help="the first is the reference")
+    parser.add_argument(
+        "results",
+        nargs="+",
+        type=Path,
+        metavar="RESULT",
+        help="a result.json or the folder of one; the first is the reference",
+    )
     parser.add_argument("--benchmark", nargs="+", metavar="NAME", help="only these (default: all in common)")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="write report.html and report.md there")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="write report.html and report.md there; or a name with .html",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier report in --out")
     parser.set_defaults(run=run, parser=parser)
 
@@ -49,24 +60,37 @@ def run(arguments: argparse.Namespace) -> int:
     from tapadl.cli.tables import comparison_tables
     from tapadl.evaluation.benchmark_result import EvaluationResult
     from tapadl.evaluation.compare import compare
-    from tapadl.evaluation.evaluate import PAGE, TEXT
+    from tapadl.evaluation.evaluate import RESULT
     from tapadl.evaluation.report import write_report
 
     if len(arguments.results) < 2:
         raise ValueError(f"expected at least two results to compare, got {len(arguments.results)}")
-    results = [EvaluationResult.load(path) for path in arguments.results]
-    pages = () if arguments.out is None else (arguments.out / PAGE, arguments.out / TEXT)
+    paths = [path / RESULT if path.is_dir() else path for path in arguments.results]
+    results = [EvaluationResult.load(path) for path in paths]
+    pages = () if arguments.out is None else _pages(arguments.out)
     for page in pages:
         if page.exists() and not arguments.overwrite:
             raise FileExistsError(
-                f"expected no {page.name} in {arguments.out}, found one; name another folder, "
+                f"expected no {page.name} in {page.parent}, found one; name another folder, "
                 "or pass --overwrite to replace it"
             )
     comparison = compare(results, arguments.benchmark)
+    if pages:
+        write_report(results, *pages, comparison=comparison)
     console = make_console(LastingOutput(sys.stdout))
     for table in comparison_tables(comparison):
         console.print(table)
+    if comparison.left_out:
+        say(console, f"left out, as not all results have them: {', '.join(comparison.left_out)}")
     if pages:
-        write_report(results, *pages, comparison=comparison)
         say(console, f"page: {pages[0]}")
     return 0
+
+
+def _pages(out: Path) -> tuple[Path, Path]:
+    """The page and the text that `--out` means."""
+    from tapadl.evaluation.evaluate import PAGE, TEXT
+
+    if out.suffix == ".html":
+        return out, out.with_suffix(".md")
+    return out / PAGE, out / TEXT

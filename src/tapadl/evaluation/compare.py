@@ -117,7 +117,7 @@ def compare(results: Sequence[EvaluationResult], benchmarks: Sequence[str] | Non
 
 
 def model_labels(results: Sequence[EvaluationResult]) -> tuple[str, ...]:
-    """A name for each result: of its model; if need be of its checkpoint, with the start of its weights' hash.
+    """A name for each result: of its model; if need be of its checkpoint, then with the weights' hash.
 
     What is still the same gets its place.
     """

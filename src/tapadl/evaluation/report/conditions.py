@@ -35,7 +35,8 @@ def baseline_note(all_findings: Sequence[BenchmarkFindings]) -> str:
 
 def benchmark_title(name: str) -> str:
     """One line on a benchmark."""
-    return BENCHMARKS[name].title if name in BENCHMARKS else ""
+    title = BENCHMARKS[name].title if name in BENCHMARKS else ""
+    return title[:1].upper() + title[1:]
 
 
 def benchmark_facts(findings: BenchmarkFindings) -> list[tuple[str, str]]:
@@ -102,8 +103,6 @@ def notices(findings: BenchmarkFindings) -> list[str]:
         lines.append("The standard error of the relative mCE takes the clean error as exact.")
     if findings.corruptions and not findings.relative_to_alexnet:
         lines.append("There is no mCE here: AlexNet's errors are known for ImageNet-C alone.")
-    elif findings.corruptions and "mce" not in findings.metrics[0]:
-        lines.append("There is no mCE here: it takes all fifteen corruptions at all five severities.")
     extra = [name for name in findings.corruptions if findings.corruption_error(0, name) is None]
     if "mce" in findings.metrics[0] and extra:
         lines.append(

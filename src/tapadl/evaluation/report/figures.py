@@ -74,7 +74,7 @@ def _over_severity(
     return xs, means
 
 
-def _severity_frame(findings: BenchmarkFindings, alt: str, highest: float) -> Frame:
+def _severity_frame(findings: BenchmarkFindings, alt: str, highest: float, height: int = 190) -> Frame:
     clean = [(0.0, CLEAN)] if CLEAN in findings.errors[0] else []
     ticks = [*clean, *((float(severity), str(severity)) for severity in findings.severities)]
     return Frame(
@@ -84,7 +84,7 @@ def _severity_frame(findings: BenchmarkFindings, alt: str, highest: float) -> Fr
         y_ticks=nice_axis(0.0, highest),
         unit="%",
         x_name="severity",
-        height=190,
+        height=height,
     )
 
 
@@ -152,7 +152,7 @@ def _calibration_by_severity(findings: BenchmarkFindings) -> list[Figure]:
         _line(model, list(map(float, errors)), [100 * error for error in errors.values()])
         for model, errors in zip(findings.models, by_model, strict=True)
     ]
-    frame = _severity_frame(findings, "Calibration error against severity.", 100 * highest)
+    frame = _severity_frame(findings, "Calibration error against severity.", 100 * highest, 250)
     return [
         Figure(
             "Calibration error against severity",

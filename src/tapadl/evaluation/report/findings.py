@@ -172,6 +172,7 @@ class BenchmarkFindings:
         return Headline(name, measure(name), entries, missing)
 
     def _why_missing(self, name: str) -> str:
+        label = measure(name).label
         incomplete = [
             corruption
             for corruption in alexnet_baseline().errors
@@ -180,12 +181,12 @@ class BenchmarkFindings:
         if name in ("mce", "relative_mce") and incomplete:
             more = f" and {len(incomplete) - 3} more" if len(incomplete) > 3 else ""
             return (
-                "Not given: it needs the fifteen corruptions at all five severities, without "
-                f"{', '.join(incomplete[:3])}{more} there is none."
+                f"There is no {label} here: it takes all fifteen corruptions at all five severities, and "
+                f"{', '.join(incomplete[:3])}{more} {'is' if len(incomplete) == 1 else 'are'} not complete."
             )
         if name == "relative_mce":
-            return "Not given: it needs clean images; evaluate imagenet together with imagenet-c."
-        return "Not given: not measured."
+            return f"There is no {label} here: it takes clean images; evaluate imagenet with imagenet-c."
+        return f"There is no {label} here: it was not measured."
 
     @staticmethod
     def _by_group(names: Mapping[str, object]) -> dict[str, list[str]]:

@@ -24,13 +24,13 @@ class Measure:
 
         Example:
             >>> Measure("Top-1 error", "").text(0.2345), Measure("", "", in_percent=False).text(1.234)
-            ('23.4 %', '1.23')
+            ('23.4 %', '1.234')
         """
-        return f"{percent(value)} %" if self.in_percent else f"{value:.2f}"
+        return f"{percent(value)} %" if self.in_percent else f"{value:.3f}"
 
     def number(self, value: float) -> str:
         """A value without its unit."""
-        return percent(value) if self.in_percent else f"{value:.2f}"
+        return percent(value) if self.in_percent else f"{value:.3f}"
 
     def points(self, difference: float) -> str:
         """A difference with its sign, in percentage points where the metric is in percent."""

@@ -61,6 +61,7 @@ def render_page(results: Sequence[EvaluationResult], comparison: Comparison | No
     models, all_findings = findings_of(results, comparison)
     environment = page_environment("tapadl.evaluation.report")
     environment.globals.update(mark=mark)
+    environment.filters.update(breakable=_breakable)
     return environment.get_template(TEMPLATE).render(
         # for the last line of the page
         results={"versions": results[0].versions, "created": max(result.created for result in results)},
@@ -72,6 +73,11 @@ def render_page(results: Sequence[EvaluationResult], comparison: Comparison | No
         compared=conditions.COMPARED,
         facts=[(model, conditions.model_facts(model)) for model in models],
     )
+
+
+def _breakable(name: str) -> Markup:
+    """A name that a narrow screen may break behind an underscore, as in vit_tiny_patch16_224."""
+    return Markup("_<wbr>").join(name.split("_"))
 
 
 @dataclass(frozen=True)

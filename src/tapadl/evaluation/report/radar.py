@@ -12,7 +12,7 @@ _WIDTH, _HEIGHT = 460, 372
 _RADIUS = 140
 # Labels stand this far outside the outer ring.
 _GAP = 13
-_LINE_HEIGHT = 12
+_LINE_HEIGHT = 13
 
 
 @dataclass(frozen=True)

@@ -166,9 +166,12 @@ def overview_table(all_findings: Sequence[BenchmarkFindings]) -> ReportTable:
         for name in ("error", "mean_corrupted_error", "mce", "relative_mce", "flip_probability")
         if any(name in findings.metric_names for findings in all_findings)
     ]
-    rows = []
+    rows: list[tuple[str, tuple[Cell, ...]]] = []
     for findings in all_findings:
+        several = len(findings.models) > 1
+        if several:
+            rows.append((findings.name, ()))
         for place, model in enumerate(findings.models):
-            title = findings.name if len(findings.models) == 1 else f"{findings.name}, {model.label}"
-            rows.append((title, tuple(_metric_cell(findings, place, name) for name in names)))
+            cells = tuple(_metric_cell(findings, place, name) for name in names)
+            rows.append((model.label if several else findings.name, cells))
     return ReportTable("All benchmarks", ("Benchmark", *(measure(name).label for name in names)), tuple(rows))
