@@ -1,7 +1,11 @@
+import numpy as np
 from rich.console import Console
 
-from tapadl.cli.tables import demo_table
+from tapadl.cli.tables import demo_table, evaluation_table
 from tapadl.demo.result import CellResult, DemoResult, RunResult
+from tapadl.evaluation.benchmark_result import BenchmarkResult, EvaluationResult
+from tapadl.evaluation.plan import Cell
+from tapadl.evaluation.record import Record
 
 VARIANTS = ("plain", "tap", "adl", "tap+adl", "plain-equal-time")
 CORRUPTIONS = ("gaussian_noise", "defocus_blur", "fog", "pixelate")
@@ -22,6 +26,25 @@ def lines_of(result: DemoResult) -> list[str]:
     with console.capture() as captured:
         console.print(demo_table(result))
     return [line.rstrip() for line in captured.get().splitlines()]
+
+
+def test_evaluation_fits_into_80_columns_and_gives_every_metric():
+    draws = np.random.default_rng(0)
+    cells = [Cell("clean"), Cell("fog", 3), Cell("gaussian_noise", 3), Cell("elastic_transform", 3)]
+    records = tuple(Record(cell, {"correct": draws.random(1000) < 0.7}, {}) for cell in cells)
+    images = {"count": 1000, "num_classes": 10}
+    benchmark = BenchmarkResult("embedded-c", "in_memory_jpeg85", images, {}, records)
+    result = EvaluationResult("", "", {}, {}, {"name": "vit"}, {}, (benchmark,))
+    console = Console(width=80)
+    with console.capture() as captured:
+        console.print(evaluation_table(result))
+    rows = [line.split() for line in captured.get().splitlines() if "%" in line]
+
+    metrics, errors = benchmark.metrics(), benchmark.standard_errors()
+    expected = [[f"{100 * metrics[name]:.1f}", "%", f"{100 * errors[name]:.1f}"] for name in metrics]
+    assert [row[-3:] for row in rows] == expected
+    assert rows[0][:3] == ["embedded-c", "in_memory_jpeg85", "1,000"]
+    assert [row[0] for row in rows[2:]] == ["weather", "noise", "digital"]
 
 
 def test_table_of_several_seeds_fits_into_80_columns_without_folding():

@@ -132,6 +132,7 @@ def test_benchmarks_in_common_are_compared_and_the_rest_is_named(make_benchmark,
     found = compare([first, second])
     assert list(found.by_benchmark) == ["imagenet-c"]
     assert set(found.left_out) == {"imagenet", "imagenet-p"}
+    assert compare([first, first], ["imagenet"]).left_out == ()
     with pytest.raises(ValueError, match="got 'imagenet'"):
         compare([first, second], ["imagenet"])
     with pytest.raises(ValueError, match="benchmark in common"):

@@ -137,8 +137,11 @@ def test_every_cell_stands_in_the_table(full):
 
 
 def test_what_decides_the_numbers_is_said(full):
-    for written in (words_of(render_page([full], None)), render_text([full], None)):
-        for fact in ("in_memory", "photographs", "AlexNet", "0a0a0a0a", full.command, "2.11", "linf"):
+    page, text = words_of(render_page([full], None)), render_text([full], None)
+    assert "Form in_memory: corrupted when read" in page
+    assert "Form: in\\_memory: corrupted when read" in text
+    for written in (page, text):
+        for fact in ("photographs", "AlexNet", "0a0a0a0a", full.command, "2.11", "linf"):
             assert fact in written
 
 

@@ -53,7 +53,7 @@ def demo_table(result: DemoResult) -> Table:
 
 def evaluation_table(result: EvaluationResult) -> Table:
     """Every metric of every benchmark with its standard error over images; lower is better in all of them."""
-    table = Table(title=result.name, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(title=f"{result.name}, lower is better", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for header in ("benchmark", "form", "images", "metric"):
         table.add_column(header)
     for header in ("value", "std. error"):
@@ -64,7 +64,7 @@ def evaluation_table(result: EvaluationResult) -> Table:
         for name, value in result.metrics(benchmark.benchmark).items():
             what = measure(name)
             error = what.number(errors[name]) if name in errors else ""
-            table.add_row(*about, what.label, what.text(value), error)
+            table.add_row(*about, _below(what.label), what.text(value), error)
             about = ["", "", ""]
         table.add_section()
     return table
@@ -83,14 +83,14 @@ def comparison_tables(comparison: Comparison) -> Iterator[Table]:
             )
             table.add_column("metric", no_wrap=True)
             for header in (reference, other, "difference", "95 % interval", "p"):
-                table.add_column(header, justify="right")
+                table.add_column(header, justify="right", overflow="fold")
             table.add_column("better")
             for one in pair.differences:
                 what = measure(one.metric)
                 interval = one.interval and " to ".join(what.points(end) for end in one.interval)
                 better = "" if one.better is None else ("left", "right")[one.better]
                 table.add_row(
-                    what.label,
+                    _below(what.label),
                     what.text(one.reference),
                     what.text(one.other),
                     what.points(one.difference),
@@ -99,6 +99,11 @@ def comparison_tables(comparison: Comparison) -> Iterator[Table]:
                     better,
                 )
             yield table
+
+
+def _below(label: str) -> str:
+    """The label of a part, such as "Flip probability, snow", as it stands below that of the whole."""
+    return f"  {label.split(', ', 1)[1]}" if ", " in label else label
 
 
 def _percent(statistics: Statistics, metric: str, sign: str = "") -> str:

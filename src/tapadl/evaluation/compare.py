@@ -104,7 +104,7 @@ def compare(results: Sequence[EvaluationResult], benchmarks: Sequence[str] | Non
         found = "; ".join(f"{', '.join(own)} of {label}" for own, label in zip(names, labels, strict=True))
         raise ValueError(f"expected results with a benchmark in common, got {found}")
     chosen = common if benchmarks is None else list(dict.fromkeys(benchmarks))
-    left_out = dict.fromkeys(name for own in names for name in own if name not in chosen)
+    left_out = dict.fromkeys(name for own in names for name in own if name not in common)
     return Comparison(
         results=tuple(results),
         labels=labels,

@@ -43,9 +43,8 @@ def render_text(results: Sequence[EvaluationResult], comparison: Comparison | No
 def _benchmark(findings: BenchmarkFindings) -> list[str]:
     title = benchmark_title(findings.name)
     blocks = [f"## {escaped(findings.name)}", *([f"{escaped(title)}."] if title else [])]
-    blocks.append(_list([f"{name}: {text}" for name, text in benchmark_facts(findings)]))
-    if found := notices(findings):
-        blocks.append(_list(found))
+    blocks.append(_list([f"{name}: {escaped(text)}" for name, text in benchmark_facts(findings)]))
+    blocks += [f"**Note.** {escaped(notice)}" for notice in notices(findings)]
     blocks.append(_list([_headline(headline) for headline in findings.headlines()]))
     for comparison in findings.comparisons:
         table = comparison_table(findings, comparison)
