@@ -13,6 +13,7 @@ from torch import nn
 from tapadl.training.config import TrainingConfig
 from tapadl.training.optimizer import build_optimizer, build_schedule
 from tapadl.training.order import epoch_order
+from tapadl.training.settings import OptimizerSettings, ScheduleSettings
 
 Batch = TypeVar("Batch")
 
@@ -98,8 +99,12 @@ def fit(
     """
     steps_per_epoch = config.steps_per_epoch(num_samples)
     total_steps = config.total_steps(num_samples)
-    optimizer = build_optimizer(model, config)
-    schedule = build_schedule(optimizer, config, total_steps)
+    rate = config.learning_rate
+    optimizer = build_optimizer(model, OptimizerSettings(lr=rate, weight_decay=config.weight_decay))
+    warmup_steps = min(round(config.warmup_fraction * total_steps), total_steps - 1)
+    # the first step learns already
+    decay = ScheduleSettings(warmup_lr=rate / (warmup_steps + 1), min_lr=0.0)
+    schedule = build_schedule(optimizer, decay, total_steps=total_steps, warmup_steps=warmup_steps)
     model.train()
     points = {round(total_steps * (k + 1) / _CURVE_POINTS) for k in range(_CURVE_POINTS)} | {total_steps}
     curve: list[Step] = []

@@ -1,46 +1,86 @@
 """Optimizer and schedule, both timm's."""
 
+from typing import Any
+
 import torch
-from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
+from timm.optim import (  # type: ignore[attr-defined]
+    create_optimizer_v2,
+    get_optimizer_info,
+    list_optimizers,
+)
 from timm.scheduler.cosine_lr import CosineLRScheduler
+from timm.scheduler.poly_lr import PolyLRScheduler
+from timm.scheduler.scheduler import Scheduler
+from timm.scheduler.step_lr import StepLRScheduler
 from torch import nn
 
-from tapadl.training.config import TrainingConfig
+from tapadl.training.settings import OptimizerSettings, ScheduleSettings
 
 
-def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
-    """AdamW without weight decay for norms, biases and what the model names in `no_weight_decay()`.
+def build_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:
+    """An optimizer without weight decay for norms, biases and what the model names in `no_weight_decay()`.
+
+    With `layer_decay` each layer below the head learns by that factor more slowly, the layers being those of
+    the model's `group_matcher()`.
+
+    Raises:
+        ValueError: If timm does not know the optimizer, or it has no betas or eps and some are given.
 
     Example:
-        >>> groups = build_optimizer(nn.Linear(3, 2), TrainingConfig()).param_groups
+        >>> groups = build_optimizer(nn.Linear(3, 2), OptimizerSettings()).param_groups
         >>> sorted(group["weight_decay"] for group in groups)
         [0.0, 0.05]
     """
+    known = [str(name) for name in list_optimizers()]
+    if settings.name not in known:
+        raise ValueError(
+            f"expected optimizer.name to be one of timm's ({', '.join(known)}), got {settings.name!r}"
+        )
+    options = {"betas": settings.betas, "eps": settings.eps}
+    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    info = get_optimizer_info(settings.name)
+    for name, taken in {"betas": info.has_betas, "eps": info.has_eps}.items():
+        if name in given and not taken:
+            raise ValueError(
+                f"expected optimizer.{name} to be null for {settings.name}, which has none, "
+                f"got {given[name]!r}"
+            )
     optimizer: torch.optim.Optimizer = create_optimizer_v2(
-        model, opt="adamw", lr=config.learning_rate, weight_decay=config.weight_decay
+        model,
+        opt=settings.name,
+        lr=settings.lr,
+        weight_decay=settings.weight_decay,
+        layer_decay=settings.layer_decay,
+        **given,
     )
     return optimizer
 
 
 def build_schedule(
-    optimizer: torch.optim.Optimizer, config: TrainingConfig, total_steps: int
-) -> CosineLRScheduler:
-    """Linear warm-up, then a cosine to zero; `step_update(step)` sets the rate before each step.
+    optimizer: torch.optim.Optimizer, settings: ScheduleSettings, *, total_steps: int, warmup_steps: int
+) -> Scheduler:
+    """A linear rise, then the decay; `step_update(n)` sets the rate for the step after n steps.
 
     Args:
-        optimizer: Whose learning rate it sets.
-        config: Learning rate and part of the steps for the warm-up.
+        optimizer: Whose learning rates it sets; where they start is the height of the rise.
+        settings: The form of the decay, and the rates at both ends.
         total_steps: Steps in all.
+        warmup_steps: Steps of the rise, below `total_steps`.
     """
-    warmup_steps = round(config.warmup_fraction * total_steps)
-    schedule = CosineLRScheduler(
-        optimizer,
-        t_initial=max(total_steps - warmup_steps, 1),
-        warmup_t=warmup_steps,
-        # the first step learns already
-        warmup_lr_init=config.learning_rate / (warmup_steps + 1),
-        warmup_prefix=True,
-        t_in_epochs=False,
-    )
+    rise: dict[str, Any] = {
+        "warmup_t": warmup_steps,
+        "warmup_lr_init": settings.warmup_lr,
+        "warmup_prefix": True,
+        "t_in_epochs": False,
+    }
+    steps = total_steps - warmup_steps
+    schedule: Scheduler
+    match settings.name:
+        case "cosine":
+            schedule = CosineLRScheduler(optimizer, t_initial=steps, lr_min=settings.min_lr, **rise)
+        case "poly":
+            schedule = PolyLRScheduler(optimizer, t_initial=steps, lr_min=settings.min_lr, power=1.0, **rise)
+        case "constant":
+            schedule = StepLRScheduler(optimizer, decay_t=steps + 1, decay_rate=1.0, **rise)
     schedule.step_update(0)
     return schedule

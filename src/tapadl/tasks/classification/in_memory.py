@@ -1,4 +1,4 @@
-"""Image classification: model, data, loss and metric together."""
+"""Classification of images that fit into one tensor: the training of the demo."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
