@@ -1,5 +1,6 @@
 import argparse
 import pickle
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -139,10 +140,39 @@ def test_a_missing_file_and_a_folder_are_said_to_be(tmp_path):
         read_state_dict(tmp_path)
 
 
-def test_noise_is_no_checkpoint(tmp_path):
-    (tmp_path / "c.pth").write_bytes(np.random.default_rng(0).bytes(1000))
-    with pytest.raises(ValueError, match=r"c\.pth is no checkpoint of torch, is damaged or was cut short"):
+@pytest.mark.parametrize("content", [np.random.default_rng(0).bytes(1000), b"<!DOCTYPE html>", b"PK\3\4zip"])
+def test_what_is_no_checkpoint_is_refused_without_torch_s_advice_to_read_it_unsafely(tmp_path, content):
+    (tmp_path / "c.pth").write_bytes(content)
+    with pytest.raises(
+        ValueError, match=r"c\.pth is no checkpoint of torch, .* short \([^()]+\)$"
+    ) as refusal:
         read_state_dict(tmp_path / "c.pth")
+    assert "weights_only" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.zeros(1, 3).expand(10**10, 3),
+        torch.zeros(2, 3, device="meta"),
+        torch.zeros(2, 3).to_sparse(),
+    ],
+)
+def test_weights_whose_numbers_are_not_in_the_file_are_refused(tmp_path, tensor):
+    torch.save(WEIGHTS | {"head.weight": tensor}, tmp_path / "c.pth")
+    with pytest.raises(ValueError, match=r"expected all \(\d+, 3\) numbers of head.weight in c.pth"):
+        read_state_dict(tmp_path / "c.pth")
+
+
+def test_a_small_file_that_unpacks_to_a_large_one_is_refused(tmp_path):
+    torch.save({"weight": torch.zeros(10**6)}, tmp_path / "plain.pth")
+    plain, packed = zipfile.ZipFile(tmp_path / "plain.pth"), tmp_path / "c.pth"
+    with plain, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in plain.namelist():
+            archive.writestr(name, plain.read(name))
+    assert packed.stat().st_size < 10**5
+    with pytest.raises(ValueError, match=r"c\.pth is .* \(it unpacks to 4\d{6} bytes, more than it has\)"):
+        read_state_dict(packed)
 
 
 def test_no_damaged_byte_ends_in_another_error(tmp_path):

@@ -56,6 +56,28 @@ def test_the_number_of_classes_is_that_of_the_weights():
 
 
 @pytest.mark.parametrize(
+    ("name", "key", "other", "message"),
+    [
+        ("rvt_tiny_plus", "transformers.0.blocks.0.attn.att_mask", torch.zeros(6, 100, 100),
+         r"att_mask of shape \(6, 100, 100\) instead of \(6, 196, 196\)"),
+        ("fan_swin_tiny_patch4_window7_224", "layers.0.blocks.0.attn.relative_position_bias_table",
+         torch.zeros(23 * 23, 3), r"position_bias_table of shape \(529, 3\) instead of \(169, 3\)"),
+        ("fan_tiny_12_p16_224", "pos_embed.token_projection.weight", torch.zeros(96, 64, 1, 1),
+         r"token_projection.weight of shape \(96, 64, 1, 1\) instead of \(192, 64, 1, 1\)"),
+        ("rvt_tiny", "head.bias", torch.zeros(9), r"head.bias of shape \(9,\) instead of \(1000,\)"),
+        ("rvt_tiny", "head.weight", torch.tensor(1.0), r"head.weight of shape \(\) instead of \(1, 384\)"),
+        ("rvt_tiny", "norm.bias", torch.zeros(384, dtype=torch.int64), "in torch.int64 instead of"),
+        ("rvt_tiny", "norm.bias", torch.zeros(384) * 1j, "in torch.complex64 instead of torch.float32"),
+    ],
+)  # fmt: skip
+def test_positions_and_heads_of_another_size_or_kind_are_refused_by_name(name, key, other, message):
+    official = to_official(state_dict_of(name), name)
+    assert key in official
+    with pytest.raises(ValueError, match=message):
+        from_official(official | {key: other}, name)
+
+
+@pytest.mark.parametrize(
     ("source", "target", "message"),
     [
         ("rvt_tiny", "tap_rvt_tiny", r"hold no TAP, .* of tap_rvt_tiny; the model without it is rvt_tiny"),

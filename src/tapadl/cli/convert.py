@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 _DESCRIPTION = """\
 Read a released checkpoint of FAN or RVT, plain or with TAP, and write it as
 safetensors. The file is read without running anything that stands in it; a class
-that is not known to be harmless is refused by its name.
+that is not known to be harmless is refused by its name. A pickle is taken for a
+release, whose licence and page are written beside the weights; safetensors keep
+what is written about them.
 """
 
 _EPILOG = """\

@@ -3,6 +3,7 @@
 import pickle
 import re
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def read_state_dict(path: str | Path) -> tuple[dict[str, torch.Tensor], str]:
 
     Raises:
         ValueError: If there is no such file, it is damaged, holds a class that is not known to be harmless,
-            or holds no weights.
+            holds no weights, or one whose numbers are not in the file.
 
     Example:
         >>> import argparse, tempfile
@@ -72,6 +73,12 @@ def read_state_dict(path: str | Path) -> tuple[dict[str, torch.Tensor], str]:
             f"expected weights in {path.name}, at the top or under one of {', '.join(WRAPPERS)}, "
             f"found {_content_in_words(content)}"
         )
+    for name, tensor in weights.items():
+        if not _holds_its_numbers(tensor):
+            raise ValueError(
+                f"expected all {tuple(tensor.shape)} numbers of {name} in {path.name}, found a tensor that "
+                f"only describes them ({tensor.layout}, {tensor.dtype} on {tensor.device})"
+            )
     for prefix in ("module.", "_orig_mod."):
         if all(key.startswith(prefix) for key in weights):
             weights = {key.removeprefix(prefix): tensor for key, tensor in weights.items()}
@@ -87,8 +94,15 @@ def _read_safetensors(path: Path) -> Any:
 
 def _read_pickle(path: Path) -> Any:
     try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                unpacked = sum(part.file_size for part in archive.infolist())
+            if (
+                unpacked > path.stat().st_size
+            ):  # torch stores without packing; a small file could fill the memory
+                raise ValueError(f"it unpacks to {unpacked} bytes, more than it has")
         with safe_globals([(PlainData, name) for name in HARMLESS]), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Detected pickle protocol")
+            warnings.simplefilter("ignore")  # of old protocols and sparse tensors
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         foreign = _foreign_class(path, str(error))
@@ -115,7 +129,9 @@ def _foreign_class(path: Path, message: str) -> str:
 def _damaged(path: Path, error: Exception) -> str:
     if path.stat().st_size == 0:
         return f"expected a checkpoint in {path.name}, got an empty file"
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    # torch goes on with the advice to read the file unsafely
+    message = str(error).rpartition("WeightsUnpickler error: ")[2]
+    reason = re.split(r"\n|\. ", message)[0] or type(error).__name__
     return f"{path.name} is no checkpoint of torch, is damaged or was cut short ({reason})"
 
 
@@ -128,6 +144,16 @@ def _holds_weights(content: Any) -> bool:
         isinstance(content, dict)
         and len(content) > 0
         and all(isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in content.items())
+    )
+
+
+def _holds_its_numbers(tensor: torch.Tensor) -> bool:
+    """Not if it is sparse, quantized, expanded or on another device: a small file could fill the memory."""
+    return (
+        tensor.layout is torch.strided
+        and tensor.device.type == "cpu"
+        and not tensor.is_quantized
+        and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
     )
 
 

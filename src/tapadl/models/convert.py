@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import prod
 
 import timm
 import torch
@@ -90,7 +91,7 @@ def num_classes_of(weights: Weights, model_name: str) -> int:
     """Classes that the head in these weights (by our names) tells apart; 0 without a head."""
     cfg = timm.get_pretrained_cfg(model_name)
     head = None if cfg is None else weights.get(f"{cfg.classifier}.weight")
-    return 0 if head is None else head.shape[0]
+    return 0 if head is None else prod(head.shape[:1])
 
 
 def check_name(model_name: str) -> None:
@@ -129,7 +130,7 @@ def _renamed(key: str, pattern: str, template: str, shift: int) -> str:
 def _check_complete(weights: Weights, model_name: str) -> None:
     with torch.device("meta"):
         model = timm.create_model(model_name, num_classes=num_classes_of(weights, model_name))
-    wanted = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+    wanted = model.state_dict()
     has_tap = any(".tap." in key for key in weights)
     if model_name.startswith(TAP_PREFIX) != has_tap:
         held, other = ("TAP", "with") if has_tap else ("no TAP", "without")
@@ -140,10 +141,16 @@ def _check_complete(weights: Weights, model_name: str) -> None:
     problems = [f"without {_some(wanted.keys() - weights.keys())}"] if wanted.keys() - weights.keys() else []
     if weights.keys() - wanted.keys():
         problems.append(f"with {_some(weights.keys() - wanted.keys())} too much")
+    shared = {key: (tensor, wanted[key]) for key, tensor in weights.items() if key in wanted}
     different = [
-        f"{key} of shape {tuple(tensor.shape)} instead of {wanted[key]}"
-        for key, tensor in weights.items()
-        if key in wanted and tuple(tensor.shape) != wanted[key]
+        f"{key} of shape {tuple(tensor.shape)} instead of {tuple(other.shape)}"
+        for key, (tensor, other) in shared.items()
+        if tensor.shape != other.shape
+    ]
+    different += [
+        f"{key} in {tensor.dtype} instead of {other.dtype}"
+        for key, (tensor, other) in shared.items()
+        if tensor.is_floating_point() != other.is_floating_point() or tensor.is_complex()
     ]
     problems += different[:2]
     if problems:

@@ -9,14 +9,18 @@ from pathlib import Path
 
 import timm
 import torch
+from safetensors import safe_open
 from safetensors.torch import save
 
 from tapadl.data.atomic import write_atomically
 from tapadl.models.checkpoint import read_state_dict
 from tapadl.models.convert import check_name, from_official, num_classes_of
-from tapadl.models.weights import PUBLISHED
+from tapadl.models.weights import PUBLISHED, release_of
 
 WEIGHTS_FILE = "model.safetensors"
+FILES = (WEIGHTS_FILE, "config.json", "README.md")
+# What is written about weights, and handed on when they are converted again.
+FACTS = ("source_file", "source_sha256", "source_wrapper", "licence", "page", "recipe")
 
 
 def convert(
@@ -27,38 +31,61 @@ def convert(
     metrics: Callable[[Mapping[str, torch.Tensor]], Mapping[str, float]] | None = None,
     overwrite: bool = False,
 ) -> dict[str, str]:
-    """A released checkpoint as safetensors: a file if `target` ends so, else a folder for timm.
+    """A checkpoint as safetensors: a file if `target` ends so, else a folder for timm.
 
     Args:
-        source: What was released: a pickle of torch, read without running anything in it, or safetensors.
+        source: What was released, a pickle of torch, read without running anything in it; or safetensors of
+            one's own or of an earlier call, which keep what is written about them.
         target: File or folder to make.
         model_name: An official name.
         metrics: Gives the scores for the model card, once the weights are known; may refuse them.
         overwrite: Replace what is at `target`.
 
     Returns:
-        What is written about the weights: model, source, its sha256 and wrapper, licence, page.
+        What is written about the weights: model, source, its sha256 and wrapper; of what was released also
+        licence, page and recipe.
 
     Raises:
-        ValueError: If the source cannot be read, is of another model, or the target exists.
+        ValueError: If the source cannot be read, is of another model, or the target exists, with `overwrite`
+            if it is a folder with anything else in it.
         OSError: If the target cannot be written.
     """
     check_name(model_name)
-    if target.exists() and not overwrite:
-        raise ValueError(f"expected nothing at {target}, found something; name another, or give --overwrite")
+    _check_free(target, overwrite)
     state_dict, wrapper = read_state_dict(source)
     weights = from_official(state_dict, model_name)
+    facts = {"model_name": model_name} | _facts_about(source, wrapper, model_name)
+    save_weights(weights, target, model_name, facts, metrics(weights) if metrics else None)
+    return facts
+
+
+def _check_free(target: Path, overwrite: bool) -> None:
+    if target.exists() and not overwrite:
+        raise ValueError(f"expected nothing at {target}, found something; name another, or give --overwrite")
+    others = sorted({path.name for path in target.iterdir()} - {*FILES}) if target.is_dir() else []
+    if others:
+        raise ValueError(
+            f"expected a folder with {', '.join(FILES)} and nothing else to replace at {target}, "
+            f"found {others[0]}; name another"
+        )
+
+
+def _facts_about(source: Path, wrapper: str, model_name: str) -> dict[str, str]:
+    if source.suffix == ".safetensors":
+        with safe_open(source, "pt") as file:
+            written = file.metadata() or {}
+        if "source_sha256" in written:
+            return {name: " ".join(written[name].split()) for name in FACTS if name in written}
     facts = {
-        "model_name": model_name,
         "source_file": source.name,
         "source_sha256": hashlib.sha256(source.read_bytes()).hexdigest(),
         "source_wrapper": wrapper,
     }
-    if model_name in PUBLISHED:
-        published = PUBLISHED[model_name]
-        facts |= {"licence": published.licence, "page": published.page}
-    save_weights(weights, target, model_name, facts, metrics(weights) if metrics else None)
-    return facts
+    if source.suffix == ".safetensors":  # one's own: the releases are pickles
+        return facts
+    release = release_of(model_name)
+    recipe = PUBLISHED[model_name].recipe if model_name in PUBLISHED else ""
+    return facts | {"licence": release.licence, "page": release.page, "recipe": recipe or "see the page"}
 
 
 def save_weights(
@@ -79,7 +106,7 @@ def save_weights(
         facts: Written into the file and the card.
         metrics: Scores for the card, by name.
     """
-    content = save({key: tensor.contiguous() for key, tensor in weights.items()}, dict(facts))
+    content = save({key: _own_copy(tensor) for key, tensor in weights.items()}, dict(facts))
     if target.suffix == ".safetensors":
         write_atomically(target, content)
         return
@@ -94,6 +121,11 @@ def save_weights(
         temporary.rename(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _own_copy(tensor: torch.Tensor) -> torch.Tensor:
+    """Memory of its own: safetensors refuses tensors that share theirs."""
+    return tensor.detach().clone(memory_format=torch.contiguous_format)
 
 
 def model_card(model_name: str, facts: Mapping[str, str], metrics: Mapping[str, float]) -> str:
