@@ -83,6 +83,25 @@ def test_table_of_the_embedded_benchmark_is_that_of_its_committed_results():
     assert summary.table(metrics) in summary.DOCUMENT.read_text()
 
 
+def test_numbers_of_the_models_benchmark_are_those_of_its_committed_results():
+    text = (ROOT / "docs" / "models.md").read_text()
+    results = json.loads((ROOT / "benchmarks" / "results" / "models.json").read_text())
+    for row in results["rows"]:
+        low, high = row["speedup_quartiles"]
+        seconds = " | ".join(f"{row[form] / 1000:.2f} s" for form in ("baseline_ms", "candidate_ms"))
+        what = row["what"].replace("_", " ")
+        shown = f"| `{row['model']}` | {what} | {seconds} | {row['speedup']:.2f} x ({low:.2f} - {high:.2f}) |"
+        assert shown in text, f"models.md does not show {shown}"
+    memory = results["memory"]
+    whole = memory["bytes"]["tapadl_16_blocks"]
+    two = [memory["bytes"][f"{form}_2_blocks"] for form in ("tapadl", "official")]
+    block = [memory["bytes_per_block"][form] for form in ("tapadl", "official")]
+    for count in (whole, *two, *block):
+        assert f"{count / 2**30:.2f}" in text.partition("1024 x 1024 (4,096 tokens)")[2]
+    assert results["command"] in text
+    assert (results["rows"][0]["batch"], results["rows"][0]["pairs"]) == (16, 11)
+
+
 def test_numbers_of_the_evaluation_benchmark_stand_in_its_results():
     text = (ROOT / "docs" / "evaluate.md").read_text()
     for row in json.loads((ROOT / "benchmarks" / "results" / "evaluation.json").read_text())["rows"]:

@@ -5,11 +5,15 @@ import copy
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save_file
+from timm.models.xcit import ClassAttentionBlock
 from timm.optim import create_optimizer_v2
+from torch.overrides import TorchFunctionMode
 
 import tapadl
 import tapadl.models
+from tapadl.models.rvt_blocks import ScaledByPositionAttention
 
 SMALL = {
     "tap_fan_tiny_12_p16_224": {"embed_dims": (32,), "depths": (3,), "num_heads": (2,)},
@@ -206,6 +210,26 @@ def test_diversification_listens_to_every_block_and_reaches_tap(name):
     torch.stack(per_layer).sum().backward()
     tap = model.attention_sites()[-1].block.tap
     assert tap.dilation_predictor.proj[0].weight.grad.abs().sum() > 0
+
+
+class FusedCalls(TorchFunctionMode):
+    """Counts attentions computed by one fused call."""
+
+    count = 0
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        self.count += function is F.scaled_dot_product_attention
+        return function(*args, **(kwargs or {}))
+
+
+def test_attention_is_fused_wherever_no_mask_multiplies_its_scores(name):
+    model = small(name)
+    masked = sum(isinstance(module, ScaledByPositionAttention) for module in model.modules())
+    of_class_token = sum(isinstance(module, ClassAttentionBlock) for module in model.modules())
+    with FusedCalls() as calls:
+        model(images())
+    assert calls.count == len(model.attention_sites()) - masked + of_class_token
+    assert masked == ("plus" in name)
 
 
 @torch.no_grad()
