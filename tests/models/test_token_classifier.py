@@ -7,6 +7,8 @@ import timm
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
+from timm.layers.drop import DropPath
+from timm.models import group_parameters
 from timm.models.xcit import ClassAttentionBlock
 from timm.optim import create_optimizer_v2
 from torch.overrides import TorchFunctionMode
@@ -63,6 +65,18 @@ def test_a_model_takes_one_size_after_another(name):
     other = model(images(96, 64))
     assert torch.equal(model(images(64, 96)), first)
     assert torch.equal(copy.deepcopy(model)(images(96, 64)), other)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (70, 99)])
+def test_images_have_any_size_from_a_patch_up_also_with_tap_and_diversification(name, size):
+    model = small(name)
+    diversification = tapadl.AttentionDiversificationLoss(model)
+    logits = model(images(*size))
+    assert logits.shape == (2, 5)
+    (logits.square().sum() + diversification()).backward()
+    for key, parameter in model.named_parameters():
+        assert parameter.grad is not None, key
+        assert parameter.grad.isfinite().all(), key
 
 
 @torch.no_grad()
@@ -286,6 +300,23 @@ def test_dropout_in_front_of_the_head_and_stochastic_depth_act_in_training_only(
     assert torch.equal(model(images()), model(images()))
     model.train()
     assert not torch.equal(model(images()), model(images()))
+
+
+def test_stochastic_depth_is_asked_of_timm(name):
+    model = small(name, drop_path_rate=0.5)
+    rates = [module.drop_prob for module in model.modules() if isinstance(module, DropPath)]
+    assert max(rates) == 0.5
+    assert not torch.equal(model(images(batch=8)), model(images(batch=8)))
+
+
+@pytest.mark.parametrize("coarse", [False, True])
+def test_every_parameter_belongs_to_a_group(name, coarse):
+    model = small(name)
+    groups = group_parameters(model, model.group_matcher(coarse=coarse))
+    names = [key for group in groups.values() for key in group]
+    assert sorted(names) == sorted(key for key, _ in model.named_parameters())
+    assert model.pretrained_cfg["first_conv"] + ".weight" in groups[0]
+    assert model.pretrained_cfg["classifier"] + ".weight" in groups[max(groups)]
 
 
 def test_images_may_have_other_channels(name):

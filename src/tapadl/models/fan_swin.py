@@ -61,6 +61,8 @@ class FANSwin(SwinTransformer):
     def __init__(self, *, img_size: int | tuple[int, int] = 224, **swin: Any) -> None:
         settings = {"drop_path_rate": 0.0, "strict_img_size": False} | swin
         super().__init__(img_size=img_size, weight_init="skip", **settings)
+        # images whose sides are no multiple of a patch
+        self.patch_embed.dynamic_img_pad = True  # type: ignore[assignment]
         for stage in self._stages[:-1]:
             plain = cast(Iterable[SwinTransformerBlock], stage.blocks)
             stage.blocks = nn.Sequential(*(FANSwinBlock(block) for block in plain))

@@ -126,7 +126,8 @@ class RVT(TokenClassifier):
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Patterns of the parameters of a layer, for timm's layer-wise learning rates."""
         if coarse:
-            return {"stem": r"^patch_embed", "blocks": r"^transformers\.(\d+)|^pools\.(\d+)"}
+            stages = [(r"^transformers\.(\d+)", None), (r"^pools\.(\d+)", None)]
+            return {"stem": r"^patch_embed", "blocks": stages}
         return {
             "stem": r"^patch_embed",
             "blocks": [
