@@ -1,4 +1,4 @@
-"""The training loop. One process is world size 1 of it."""
+"""A short loop for data in memory, one process, no checkpoints: the demo's. `engine` is for all else."""
 
 import math
 import statistics

@@ -24,36 +24,44 @@ def build_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.opti
     the model's `group_matcher()`.
 
     Raises:
-        ValueError: If timm does not know the optimizer, or it has no betas or eps and some are given.
+        ValueError: As `check_optimizer`.
 
     Example:
         >>> groups = build_optimizer(nn.Linear(3, 2), OptimizerSettings()).param_groups
         >>> sorted(group["weight_decay"] for group in groups)
         [0.0, 0.05]
     """
-    known = [str(name) for name in list_optimizers()]
-    if settings.name not in known:
-        raise ValueError(
-            f"expected optimizer.name to be one of timm's ({', '.join(known)}), got {settings.name!r}"
-        )
-    options = {"betas": settings.betas, "eps": settings.eps}
-    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
-    info = get_optimizer_info(settings.name)
-    for name, taken in {"betas": info.has_betas, "eps": info.has_eps}.items():
-        if name in given and not taken:
-            raise ValueError(
-                f"expected optimizer.{name} to be null for {settings.name}, which has none, "
-                f"got {given[name]!r}"
-            )
+    check_optimizer(settings)
+    given: dict[str, Any] = {"betas": settings.betas, "eps": settings.eps}
     optimizer: torch.optim.Optimizer = create_optimizer_v2(
         model,
         opt=settings.name,
         lr=settings.lr,
         weight_decay=settings.weight_decay,
         layer_decay=settings.layer_decay,
-        **given,
+        **{name: value for name, value in given.items() if value is not None},
     )
     return optimizer
+
+
+def check_optimizer(settings: OptimizerSettings) -> None:
+    """That timm has such an optimizer.
+
+    Raises:
+        ValueError: If timm does not know it, or it has no betas or eps and some are given.
+    """
+    known = [str(name) for name in list_optimizers()]
+    if settings.name not in known:
+        raise ValueError(
+            f"expected optimizer.name to be one of timm's ({', '.join(known)}), got {settings.name!r}"
+        )
+    info = get_optimizer_info(settings.name)
+    for name, taken in {"betas": info.has_betas, "eps": info.has_eps}.items():
+        value = getattr(settings, name)
+        if value is not None and not taken:
+            raise ValueError(
+                f"expected optimizer.{name} to be null for {settings.name}, which has none, got {value!r}"
+            )
 
 
 def build_schedule(
