@@ -18,6 +18,19 @@ from tapadl.data.atomic import write_atomically
 JOB = "job.json"
 LOCK = ".lock"
 
+# Locks that this process holds. A forked process, such as a loader's, would go on holding them when this one
+# is killed, and the job could not be gone on with at once.
+_held: set[int] = set()
+
+
+def _let_go_of_inherited() -> None:
+    for lock in _held:
+        os.close(lock)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_let_go_of_inherited)
+
 
 @dataclass(frozen=True)
 class JobKind:
@@ -137,10 +150,13 @@ def _alone(path: Path, name: str) -> Iterator[None]:
             raise OSError(f"could not lock {path / LOCK}: {error.strerror}") from error
         yield
         return
+    _held.add(lock)
     try:
         yield
     finally:
-        os.close(lock)
+        if lock in _held:
+            _held.remove(lock)
+            os.close(lock)
 
 
 def _check(path: Path, kind: JobKind, job: dict[str, Any], *, overwrite: bool) -> None:
