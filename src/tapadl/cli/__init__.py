@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import NoReturn
 
-from tapadl.cli import compare, convert, corrupt, demo, evaluate, models
+from tapadl.cli import compare, convert, corrupt, demo, evaluate, models, train
 
 # What a terminal has room for at the least; longer lines read worse where it has more.
 _WIDTH = 80
@@ -41,7 +41,7 @@ def build_parser() -> "_Parser":
     )
     parser.add_argument("--version", action="version", version=f"tapadl {version('tapadl')}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (demo, evaluate, compare, corrupt, convert, models):
+    for command in (demo, train, evaluate, compare, corrupt, convert, models):
         command.add_command(commands, _HelpFormatter)
     return parser
 
@@ -62,7 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else list(argv)
     try:
         arguments, unknown = build_parser().parse_known_args(words)
-        if unknown:
+        if getattr(arguments, "takes_settings", False):
+            arguments.settings = unknown
+        elif unknown:
             arguments.parser.error(f"expected only known options, got {' '.join(unknown)}")
         arguments.words = words[1:]
         code: int = arguments.run(arguments)

@@ -4,7 +4,7 @@ import contextlib
 import importlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,8 @@ from tapadl.evaluation.sources.source import Source, nearest, reason_of
 from tapadl.evaluation.weights import load_weights
 
 
-def from_function(spec: str, checkpoint: Path | None) -> Source:
-    """What `module:function` returns: a model, or (model, Preprocessing)."""
+def from_function(spec: str, checkpoint: Path | None, options: Mapping[str, Any] | None = None) -> Source:
+    """What `module:function` returns for these keyword arguments: a model, or (model, Preprocessing)."""
     module_name, _, function_name = spec.partition(":")
     with _importable_from_here():
         try:
@@ -36,7 +36,7 @@ def from_function(spec: str, checkpoint: Path | None) -> Source:
                 f"found no function {function_name} in {module_name}{nearest(function_name, dir(module))}"
             )
         try:
-            result = function()
+            result = function(**(options or {}))
         except Exception as error:
             raise ValueError(f"{spec} failed: {reason_of(error)}") from error
     model, preprocessing = result if isinstance(result, tuple) and len(result) == 2 else (result, None)

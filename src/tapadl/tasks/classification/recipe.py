@@ -1,0 +1,142 @@
+"""From the settings of a run to what the loop trains: classification."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import nn
+
+from tapadl.evaluation.preprocessing import Preprocessing
+from tapadl.tasks.classification.data import (
+    ClassificationData,
+    batches,
+    make_training_set,
+    open_data,
+    workers_of,
+)
+from tapadl.tasks.classification.model import ClassifierModel, build_model
+from tapadl.tasks.classification.scores import Scores
+from tapadl.training.adaptation import DiversificationTerm
+from tapadl.training.engine import Ingredients
+from tapadl.training.mixing import Mixing, patch_augmentation
+from tapadl.training.objective import ClassificationObjective
+from tapadl.training.optimizer import build_optimizer, build_schedule, check_optimizer
+from tapadl.training.settings import Settings
+from tapadl.training.step_plan import StepPlan
+
+
+@dataclass(frozen=True)
+class ClassificationRecipe:
+    """A run that is ready to begin.
+
+    Args:
+        ingredients: What is trained, on what, towards what.
+        plan: Its steps.
+        built: The model, and how others build it again.
+        data: The images.
+        unreadable: The paths of training images that were skipped up to now, in this process.
+    """
+
+    ingredients: Ingredients
+    plan: StepPlan
+    built: ClassifierModel
+    data: ClassificationData
+    unreadable: Callable[[], list[str]]
+
+    @classmethod
+    def of(
+        cls,
+        settings: Settings,
+        device: torch.device,
+        on_shown: Callable[[int, int], None] | None = None,
+    ) -> "ClassificationRecipe":
+        """What the settings ask for, once the processes have joined.
+
+        Args:
+            settings: Of the run.
+            device: Of this process.
+            on_shown: Called while it evaluates with the images shown, and those to show.
+
+        Raises:
+            OSError: If images or weights are missing.
+            ValueError: If something does not fit.
+        """
+        check_optimizer(settings.optimizer)
+        data = open_data(settings.data)
+        plan = StepPlan.of(settings, len(data.train), dist.get_world_size())
+        built = build_model(settings, data.num_classes)
+        training_set = make_training_set(data.train, settings, built.preprocessing)
+        evaluate = None
+        if data.val is not None:
+            evaluate = Scores(
+                data.val,
+                settings.evaluation,
+                built.preprocessing,
+                # without a backward there is room for more; a power of two cuts every set alike
+                batch_size=max(64, plan.micro_batch_size),
+                num_workers=workers_of(settings.data),
+                device=device,
+                precision=settings.training.precision,
+                on_shown=on_shown,
+            )
+        ingredients = Ingredients(
+            built.model,
+            make_optimizer=lambda model: build_optimizer(model, settings.optimizer),
+            make_schedule=lambda optimizer: build_schedule(
+                optimizer,
+                settings.schedule,
+                total_steps=plan.total_steps,
+                warmup_steps=plan.warmup_steps,
+            ),
+            make_batches=lambda step: batches(training_set, settings, plan, device, step),
+            objective=make_objective(built.model, settings, data.num_classes, built.preprocessing),
+            evaluate=evaluate,
+            units=built.blocks(),
+        )
+        return cls(ingredients, plan, built, data, lambda: training_set.unreadable)
+
+    def identity(self) -> dict[str, Any]:
+        """What the images are, so that a run goes on with the same ones only."""
+        val = None if self.data.val is None else self.data.val.fingerprint
+        return {"train": self.data.train.fingerprint, "val": val, "classes": self.data.num_classes}
+
+
+def make_objective(
+    model: nn.Module, settings: Settings, num_classes: int, preprocessing: Preprocessing
+) -> ClassificationObjective:
+    """Cross entropy, ADL and the augmentation of whole batches, as the settings say.
+
+    Raises:
+        ValueError: If ADL finds no attention in the model.
+    """
+    augmentation, adl = settings.augmentation, settings.adl
+    diversification = None
+    if adl.enabled:
+        diversification = DiversificationTerm(
+            model,
+            weight=adl.weight,
+            tau=adl.tau,
+            warmup=adl.warmup,
+            target_share=adl.target_share,
+            tau_quantile=adl.tau_quantile,
+            blocks=adl.blocks,
+            patch_tokens_only=adl.patch_tokens_only,
+            query_fraction=adl.query_fraction,
+        )
+    mixing = Mixing(
+        num_classes,
+        mixup=augmentation.mixup,
+        cutmix=augmentation.cutmix,
+        switch_prob=augmentation.mixup_switch_prob,
+        label_smoothing=augmentation.label_smoothing,
+    )
+    augment = None
+    if augmentation.patch_augmentation:
+        augment = partial(patch_augmentation, mean=preprocessing.mean, std=preprocessing.std)
+    return ClassificationObjective(
+        F.cross_entropy, diversification=diversification, mix=mixing, augment=augment
+    )
