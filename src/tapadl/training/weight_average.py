@@ -1,11 +1,12 @@
 """An exponential moving average of weights, kept beside them and put in their place to evaluate."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
@@ -42,7 +43,8 @@ class WeightAverage:
 
     def update(self) -> None:
         """Take in the weights as they are now."""
-        self._average(list(self.tensors.values()), list(self._weights.values()), 0)
+        # buffers are whole where parameters are sharded, and one operator takes no mixture of both
+        self._average(_local(self.tensors), _local(self._weights), 0)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
@@ -63,3 +65,7 @@ class WeightAverage:
             kept = weight.clone()
             weight.copy_(average)
             average.copy_(kept)
+
+
+def _local(tensors: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
+    return [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors.values()]
