@@ -56,6 +56,7 @@ def test_noise_changes_images_as_much_as_published(corruption, severity, picture
     changed = corrupt(images, corruption, severity, seed=0, indices=torch.arange(count))
     ours = (changed - images).abs().double().mean(dim=(1, 2, 3)).numpy() * 255
     error = np.sqrt(ours.var(ddof=1) / count + np.var(theirs, ddof=1) / count)
+    assert error < 0.015 * np.mean(theirs)
     assert abs(ours.mean() - np.mean(theirs)) < 0.03 * np.mean(theirs) + 3 * error
 
 
