@@ -1,8 +1,10 @@
 """The processes of a training run: one, or those that torchrun started, on one machine or many."""
 
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -32,11 +34,35 @@ def joined(device: torch.device) -> Iterator[None]:
     else:
         if device.type != "cpu":
             backend = f"cpu:gloo,{device.type}:{dist.get_default_backend_for_device(device)}"
-        dist.init_process_group(backend)
+        store, rank, world_size = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]
+        if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+            store = _unused_part(store, rank, world_size)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
     try:
         yield
     finally:
         dist.destroy_process_group()
+
+
+def _unused_part(store: Any, rank: int, world_size: int) -> Any:
+    """A part of torchrun's store that these processes have to themselves, agreed upon by way of the store.
+
+    torchrun keeps the store when it starts processes again (pytorch issue 135712). What one of them reads
+    there may be the address of a process that has died; it then waits for that one, for half an hour.
+    """
+    if rank == 0:
+        part = store.add("tapadl/part", 1)
+        for other in range(1, world_size):
+            while not store.check([f"tapadl/{part}/heard/{other}"]):
+                # of the start before, until the other has come too
+                ticket = store.add(f"tapadl/ticket/{other}", 0)
+                store.set(f"tapadl/answer/{other}/{ticket}", str(part))
+                time.sleep(0.01)
+    else:
+        ticket = store.add(f"tapadl/ticket/{rank}", 1)
+        part = int(store.get(f"tapadl/answer/{rank}/{ticket}"))
+        store.set(f"tapadl/{part}/heard/{rank}", "")
+    return dist.PrefixStore(f"tapadl/{part}", store)  # type: ignore[attr-defined]
 
 
 def distribute(model: nn.Module, parallel: Parallel, units: Sequence[nn.Module] = ()) -> nn.Module:

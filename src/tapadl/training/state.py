@@ -122,6 +122,8 @@ def flatten(tree: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], Plain]:
         if isinstance(value, list | tuple):
             kind = "tuple" if isinstance(value, tuple) else "list"
             return {kind: [plain(item, f"{path}.{index}") for index, item in enumerate(value)]}
+        if isinstance(value, torch.dtype):
+            return {"dtype": str(value).removeprefix("torch.")}
         if value is None or isinstance(value, str | bool | int | float):
             return value
         raise TypeError(f"expected tensors and plain data to save, got {type(value).__name__} at {path}")
@@ -134,6 +136,8 @@ def unflatten(plain: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
     match plain:
         case {"tensor": path}:
             return tensors[path]
+        case {"dtype": name}:
+            return getattr(torch, name)
         case {"items": items}:
             return {key: unflatten(item, tensors) for key, item in items}
         case {"list": items}:
