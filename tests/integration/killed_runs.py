@@ -232,7 +232,7 @@ def disturb(folder: Path, world_size: int, seed: int) -> None:
     for nth, how in enumerate(
         (*["at any moment"] * 3, *["while it writes a checkpoint"] * 2, "one of several")
     ):
-        step = draws.randint(2 * nth + 1, 2 * nth + 2)
+        step = draws.randint(2 * nth + 3, 2 * nth + 4)
         kill_in(folder / "killed", world_size, step, draws.uniform(0, 0.1), how)
     assert Processes(folder / "killed", world_size).wait() == [0] * world_size
 
