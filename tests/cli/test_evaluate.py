@@ -30,9 +30,6 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 QUICK = [
     "--subset",
     "40",
-    "--severities",
-    "1",
-    "5",
     "--batch-size",
     "16",
     "--workers",
@@ -50,7 +47,8 @@ def own_model(tmp_path, monkeypatch):
 
 
 def evaluate(*words, model="own_for_evaluate:tiny", benchmark=("embedded-c",)):
-    return main(["evaluate", "--model", model, "--benchmark", *benchmark, *QUICK, *words])
+    severities = ["--severities", "1", "5"] if any(name.endswith("-c") for name in benchmark) else []
+    return main(["evaluate", "--model", model, "--benchmark", *benchmark, *severities, *QUICK, *words])
 
 
 def cells_of(folder):
@@ -95,7 +93,7 @@ def test_finished_folder_is_not_overwritten_unless_asked(capsys):
 def test_killed_evaluation_goes_on_and_gives_the_same_result(tmp_path):
     words = ["--corruptions", "gaussian_noise", "fog", "contrast"]
     command = [sys.executable, "-m", "tapadl", "evaluate", "--model", "own_for_evaluate:slow"]
-    command += ["--benchmark", "embedded-c", *QUICK, *words, "--out", "killed"]
+    command += ["--benchmark", "embedded-c", "--severities", "1", "5", *QUICK, *words, "--out", "killed"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     units = Path("killed/units")
     deadline = time.monotonic() + 120
@@ -116,6 +114,7 @@ def test_killed_evaluation_goes_on_and_gives_the_same_result(tmp_path):
 @pytest.mark.slow
 def test_torchrun_splits_the_work_and_gives_the_identical_result():
     words = ["--corruptions", "gaussian_noise", "contrast", "--benchmark", "embedded-c", *QUICK]
+    words += ["--severities", "1", "5"]
     model = ["--model", "own_for_evaluate:tiny"]
     ended = subprocess.run(
         [*TORCHRUN, "-m", "tapadl", "evaluate", *model, *words, "--out", "two"],
@@ -128,6 +127,29 @@ def test_torchrun_splits_the_work_and_gives_the_identical_result():
     assert ended.stdout.count("result.json") == 1
     assert main(["evaluate", *model, *words, "--out", "one"]) == 0
     assert cells_of("two") == cells_of("one")
+
+
+@pytest.mark.slow
+def test_attacks_are_measured_beside_clean_images():
+    pytest.importorskip("pyautoattack")
+    words = ["--attack", "fgsm", "pgd", "autoattack", "--attack-eps", "1/16"]
+    assert evaluate("--out", "out", *words, benchmark=("embedded",)) == 0
+    result = EvaluationResult.load("out/result.json")
+    found = result.metrics("embedded")
+    assert found["error"] < found["error_fgsm"] <= found["error_pgd"] <= found["error_autoattack"]
+    assert result.settings["attack"] == {"eps": 1 / 16, "norm": "linf", "steps": 10}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [["--precision", "bfloat16"], ["--compile"]])
+def test_faster_ways_answer_nearly_the_same_and_are_stated(words):
+    assert evaluate("--out", "plain", "--corruptions", "contrast") == 0
+    assert evaluate("--out", "fast", "--corruptions", "contrast", *words) == 0
+    plain, fast = (EvaluationResult.load(f"{name}/result.json") for name in ("plain", "fast"))
+    differing = {name for name, value in plain.settings.items() if fast.settings[name] != value}
+    assert differing == {words[0].strip("-")}
+    for one, other in zip(plain.benchmarks[0].records, fast.benchmarks[0].records, strict=True):
+        assert (one.items["correct"] != other.items["correct"]).mean() <= 0.1
 
 
 def class_folders(root, count=3):
@@ -153,20 +175,25 @@ def class_folders(root, count=3):
         (["--benchmark", "embedded-c", "--attack", "pgd"], "clean images to attack"),
         (["--benchmark", "embedded", "--attack", "bim"], "got 'bim'"),
         (["--benchmark", "embedded", "--jpeg85"], "corrupted in memory for JPEG"),
+        (["--benchmark", "embedded", "--severities", "3"], "expected a benchmark with severities"),
         (["--benchmark", "embedded", "--subset", "7"], "7"),
         (["--benchmark", "embedded", "--attack", "pgd", "--attack-eps", "x"], "number such as 1/255"),
+        (["--benchmark", "embedded", "--attack", "pgd", "--attack-eps", "8"], "8 of 255 steps are 8/255"),
         (["--benchmark", "embedded", "--device", "toaster"], "toaster"),
+        (["--benchmark", "embedded", "--workers", "-1"], "--workers of at least 0, got -1"),
+        (["--benchmark", "folder", "--data", "folder=classes", "folder=broken"], "expected one folder for"),
         (["--benchmark", "embedded", "--batch-size", "0"], "batch_size of at least 1"),
         (["--benchmark", "folder", "--data", "classes"], "expected a model with 2 outputs"),
         (["--benchmark", "folder", "--data", "broken"], "bad.png"),
+        (["--benchmark", "folder", "--data", "broken", "--workers", "1"], "expected a whole image at broken"),
     ],
 )
 def test_bad_input_is_one_sentence_and_leaves_nothing_behind(words, message, capsys, tmp_path):
     class_folders(tmp_path / "classes")
     class_folders(tmp_path / "broken")
     (tmp_path / "broken" / "cat" / "bad.png").write_bytes(b"\x89PNG")
-    words = ["evaluate", "--model", "own_for_evaluate:tiny", *words]
-    assert main([*words, "--out", "out", "--workers", "0"]) == 1
+    words = ["evaluate", "--model", "own_for_evaluate:tiny", "--workers", "0", *words]
+    assert main([*words, "--out", "out"]) == 1
     error = capsys.readouterr().err
     assert message in error
     assert error.startswith("tapadl: ")

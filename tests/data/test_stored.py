@@ -215,7 +215,8 @@ def test_classes_do_not_look_stored(tmp_path):
     assert not looks_stored(tmp_path)
 
 
-def test_incomplete_or_too_low_folders_look_stored_so_that_advice_can_follow(flat):
+def test_incomplete_folders_and_those_on_another_level_look_stored_so_that_advice_can_follow(flat):
+    assert looks_stored(flat.parent)
     assert looks_stored(flat / "fog")
     assert not looks_stored(flat / "fog" / "3")
     for name in IMAGENET_C[1:]:

@@ -136,6 +136,9 @@ def run(arguments: argparse.Namespace) -> int:
     conditions, settings = _conditions(arguments), _settings(arguments)
     check_benchmarks(arguments.benchmark, conditions)
     roots = _roots(arguments)
+    workers = arguments.workers if arguments.workers is not None else _spare_cores()
+    if workers < 0:
+        raise ValueError(f"expected --workers of at least 0, got {workers}")
     with processes.joined():
         device = processes.find_device(arguments.device)
         plan = {name: make_parts(name, roots.get(name), conditions) for name in arguments.benchmark}
@@ -154,7 +157,6 @@ def run(arguments: argparse.Namespace) -> int:
                 if folder.continued:
                     say(console, f"going on with the unfinished evaluation in {folder.path}")
             path = processes.told_by_first(path)
-            workers = arguments.workers if arguments.workers is not None else _spare_cores()
             with WorkBar(console, "images", shown_in(plan) // processes.world_size()) as bar:
                 run_plan(
                     parts_of(plan),
@@ -232,6 +234,8 @@ def _roots(arguments: argparse.Namespace) -> dict[str, Path]:
     single: list[str] = []
     for word in arguments.data:
         name, given, folder = word.partition("=")
+        if name in named:
+            raise ValueError(f"expected one folder for {name}, got {named[name]} and {folder}")
         if given and name in arguments.benchmark:
             named[name] = Path(folder)
         else:

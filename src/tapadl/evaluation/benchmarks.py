@@ -121,6 +121,8 @@ def check_benchmarks(names: Sequence[str], conditions: Conditions) -> None:
             f"expected a benchmark with corruptions, got {', '.join(names)}; "
             "name imagenet-c, folder-c or embedded-c"
         )
+    if set(conditions.severities) != set(SEVERITIES) and not kinds & {"corrupted", "stored"}:
+        raise ValueError(f"expected a benchmark with severities, got {', '.join(names)}")
     if conditions.jpeg and "corrupted" not in kinds:
         raise ValueError(f"expected a benchmark that is corrupted in memory for JPEG, got {', '.join(names)}")
 
@@ -159,6 +161,8 @@ def make_parts(name: str, root: Path | None, conditions: Conditions) -> list[Par
 
 def _stored_parts(name: str, root: Path, conditions: Conditions) -> list[Part]:
     """One part a folder of stored images; by default the fifteen, or whatever 3DCC holds."""
+    if conditions.jpeg:
+        raise ValueError(f"expected images that are corrupted in memory for JPEG, got stored ones in {root}")
     stored = stored_corruptions(root, conditions.corruptions)
     names = tuple(dict.fromkeys(corruption for corruption, _ in stored))
     own = IMAGENET_3DCC if name == "imagenet-3dcc" else IMAGENET_C + IMAGENET_C_EXTRA

@@ -46,6 +46,11 @@ class AttackSettings:
             raise ValueError(f"expected eps above 0, got {self.eps}")
         if self.norm not in get_args(Norm):
             raise ValueError(f"expected a norm out of {', '.join(get_args(Norm))}, got {self.norm!r}")
+        if self.norm == "linf" and self.eps > 1:
+            raise ValueError(
+                f"expected eps of at most 1 in linf, for images are in 0..1, got {self.eps:g}; "
+                f"{self.eps:g} of 255 steps are {self.eps:g}/255"
+            )
         if self.steps < 1:
             raise ValueError(f"expected steps of at least 1, got {self.steps}")
 

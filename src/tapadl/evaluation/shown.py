@@ -38,7 +38,14 @@ class Shown:
     images: torch.Tensor
 
 
-class ShownImages(IterableDataset[Shown]):
+@dataclass(frozen=True, eq=False)
+class Failure:
+    """What went wrong in place of the images."""
+
+    error: OSError | ValueError
+
+
+class ShownImages(IterableDataset[Shown | Failure]):
     """Every unit in every cell it still has to be shown in.
 
     An image is read and resized once for all cells of its unit. What it looks like in a cell follows from
@@ -64,13 +71,18 @@ class ShownImages(IterableDataset[Shown]):
         self.preprocessing = preprocessing
         self.seed = seed
 
-    def __iter__(self) -> Iterator[Shown]:
+    def __iter__(self) -> Iterator[Shown | Failure]:
         worker = get_worker_info()
         mine = self.work if worker is None else self.work[worker.id :: worker.num_workers]
         for unit, cells in mine:
             part = self.parts[unit.part]
             make = self._sequences if part.sequences else self._images
-            yield from (Shown(unit, cell, shown) for cell, shown in make(part, unit, cells))
+            try:
+                yield from (Shown(unit, cell, shown) for cell, shown in make(part, unit, cells))
+            except (OSError, ValueError) as error:
+                # torch would send a worker's traceback in place of what it says
+                yield Failure(error)
+                return
 
     def _images(self, part: Part, unit: Unit, cells: tuple[Cell, ...]) -> Made:
         preprocessing = self.preprocessing.as_stored() if part.cropped else self.preprocessing
@@ -154,6 +166,14 @@ def _through_jpeg(image: torch.Tensor) -> torch.Tensor:
     return decoded
 
 
-def load_shown(dataset: ShownImages, *, num_workers: int) -> DataLoader[Shown]:
-    """The images, made by so many processes beside this one; 0 for none."""
-    return DataLoader(dataset, batch_size=None, num_workers=num_workers)
+def load_shown(dataset: ShownImages, *, num_workers: int) -> Iterator[Shown]:
+    """The images, made by so many processes beside this one; 0 for none.
+
+    Raises:
+        OSError: If an image cannot be read.
+        ValueError: If one does not fit the model.
+    """
+    for shown in DataLoader(dataset, batch_size=None, num_workers=num_workers):
+        if isinstance(shown, Failure):
+            raise shown.error
+        yield shown
