@@ -3,12 +3,14 @@
 import importlib.util
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 import torch
 
 from tapadl.demo.result import DemoResult
+from tapadl.training.arguments import known_keys, parse
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -108,3 +110,44 @@ def test_numbers_of_the_evaluation_benchmark_stand_in_its_results():
         low, high = row["speedup_quartiles"]
         assert f"{row['model_share']:.0%}" in text
         assert f"{row['speedup']:.2f} x ({low:.2f} - {high:.2f})" in text
+
+
+def training_commands(document: Path) -> list[list[str]]:
+    """The words behind each `tapadl train` in a block of code, in backticks, or in the head of a recipe."""
+    text = re.sub(r"^# ?", "", document.read_text(), flags=re.MULTILINE)
+    code = text if document.suffix == ".yaml" else "\n".join(re.findall(r"(?s)```\w+\n(.*?)```", text))
+    lines = code.replace("\\\n", " ").splitlines() + re.findall(r"(?<!`)`([^`\n]+)`(?!`)", text)
+    found = [shlex.split(line.partition("tapadl train ")[2], comments=True) for line in lines]
+    return [words for words in found if words]
+
+
+@pytest.mark.parametrize(
+    "document",
+    [path for path in (*DOCUMENTS, *sorted((ROOT / "recipes").glob("*.yaml"))) if training_commands(path)],
+    ids=lambda path: path.name,
+)
+def test_commands_that_train_can_be_parsed(document, tmp_path, monkeypatch):
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    for name, recipe in re.findall(r"(?s)```yaml\n# (\S+)\n(.*?)```", document.read_text()):
+        (tmp_path / name).write_text(recipe)
+    monkeypatch.chdir(tmp_path)
+    for words in training_commands(document):
+        if words == ["--help"]:
+            continue
+        if "--out" in words:
+            out = words.index("--out")
+            del words[out : out + 2]
+        assert parse(words).data.train
+
+
+def test_commands_that_train_are_found():
+    counts = {path.name: len(training_commands(path)) for path in DOCUMENTS}
+    assert min(counts[name] for name in ("README.md", "train.md", "reproduce.md", "many-machines.md")) > 1
+
+
+def test_settings_that_the_documents_name_are_there():
+    assert "optimizer.lr" in known_keys()
+    sections = "|".join({key.partition(".")[0] for key in known_keys()})
+    for path in (*DOCUMENTS, *(ROOT / "recipes").glob("*.yaml")):
+        for key in re.findall(rf"--((?:{sections})\.\w+)", path.read_text()):
+            assert key in known_keys(), f"{path.name} names --{key}"
