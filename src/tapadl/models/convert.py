@@ -1,14 +1,19 @@
-"""Released checkpoints of FAN and RVT into models of this package, and back: one table of names."""
+"""Released checkpoints of FAN and RVT into models of this package, and back: one table of names.
+
+Classifiers, and segmenters (`Segmenter`), whose weights stand under `backbone.` and `decode_head.`.
+"""
 
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import timm
 import torch
 
 from tapadl.models.registry import TAP_PREFIX, VARIANTS
+from tapadl.models.segformer import build_segmenter
 
 Weights = dict[str, torch.Tensor]
 
@@ -38,10 +43,18 @@ _SWIN = (
 )
 # What released Swin models keep in their state_dict although the settings tell it; timm computes it.
 _COMPUTED = ("relative_position_index", "attn_mask")
+# A classifier of pixels that MMSegmentation gives every head and SegFormer's does not use.
+_UNUSED = "decode_head.conv_seg."
+
+RELEASED_SEGMENTER = {"paired_frequencies": False}
+"""Arguments of `build_segmenter` for the released weights: their position table misses a floor."""
 
 
 def from_official(state_dict: Weights, model_name: str) -> Weights:
     """Weights of a released FAN or RVT model, by the names of ours.
+
+    Those of a segmenter are for `build_segmenter(model_name, ..., **RELEASED_SEGMENTER)`, else the model
+    computes something else; the unused `conv_seg` is left out.
 
     Args:
         state_dict: As `read_state_dict` gives it.
@@ -49,7 +62,7 @@ def from_official(state_dict: Weights, model_name: str) -> Weights:
             the weights.
 
     Returns:
-        The same tensors, complete for `timm.create_model(model_name, num_classes=...)`.
+        The same tensors, complete for `timm.create_model(model_name, num_classes=...)`, or for the segmenter.
 
     Raises:
         ValueError: If the name is unknown, or the weights are of another model; says which differ.
@@ -63,7 +76,7 @@ def from_official(state_dict: Weights, model_name: str) -> Weights:
         True
     """
     check_name(model_name)
-    ours = {_apply(key, model_name): tensor for key, tensor in state_dict.items() if not _is_computed(key)}
+    ours = {_apply(key, model_name): tensor for key, tensor in state_dict.items() if not _is_left_out(key)}
     _check_complete(ours, model_name)
     return ours
 
@@ -72,7 +85,7 @@ def to_official(state_dict: Weights, model_name: str) -> Weights:
     """Weights of one of our models by the names of the release: the inverse of `from_official`.
 
     Args:
-        state_dict: Of `timm.create_model(model_name)`.
+        state_dict: Of `timm.create_model(model_name)`, or of a segmenter with this backbone.
         model_name: An official name.
 
     Raises:
@@ -90,8 +103,20 @@ def to_official(state_dict: Weights, model_name: str) -> Weights:
 def num_classes_of(weights: Weights, model_name: str) -> int:
     """Classes that the head in these weights (by our names) tells apart; 0 without a head."""
     cfg = timm.get_pretrained_cfg(model_name)
-    head = None if cfg is None else weights.get(f"{cfg.classifier}.weight")
-    return 0 if head is None else prod(head.shape[:1])
+    return 0 if cfg is None else _num_outputs(weights, f"{cfg.classifier}.weight")
+
+
+def holds_segmenter(weights: Weights) -> bool:
+    """Whether these are the weights of a `Segmenter`, not of a classifier."""
+    return any(key.startswith("decode_head.") for key in weights)
+
+
+def segmenter_options(weights: Weights) -> dict[str, Any]:
+    """What the weights of a segmenter tell of the arguments of `build_segmenter`."""
+    return {
+        "num_classes": _num_outputs(weights, "decode_head.linear_pred.weight") or 1,
+        "embed_dim": _num_outputs(weights, "decode_head.linear_fuse.conv.weight") or 1,
+    }
 
 
 def check_name(model_name: str) -> None:
@@ -101,6 +126,11 @@ def check_name(model_name: str) -> None:
             f"expected a model out of {', '.join(VARIANTS)}, or one of these after {TAP_PREFIX!r}, "
             f"got {model_name!r}"
         )
+
+
+def _num_outputs(weights: Weights, key: str) -> int:
+    """Outputs of the layer with this weight; 0 without it."""
+    return prod(weights[key].shape[:1]) if key in weights else 0
 
 
 def _renamings(model_name: str) -> tuple[Renaming, ...]:
@@ -113,8 +143,8 @@ def _apply(key: str, model_name: str) -> str:
     return key
 
 
-def _is_computed(key: str) -> bool:
-    return key.endswith(_COMPUTED) and "att_mask" not in key
+def _is_left_out(key: str) -> bool:
+    return key.startswith(_UNUSED) or (key.endswith(_COMPUTED) and "att_mask" not in key)
 
 
 def _renamed(key: str, pattern: str, template: str, shift: int) -> str:
@@ -129,7 +159,11 @@ def _renamed(key: str, pattern: str, template: str, shift: int) -> str:
 
 def _check_complete(weights: Weights, model_name: str) -> None:
     with torch.device("meta"):
-        model = timm.create_model(model_name, num_classes=num_classes_of(weights, model_name))
+        model: torch.nn.Module = (
+            build_segmenter(model_name, **segmenter_options(weights))
+            if holds_segmenter(weights)
+            else timm.create_model(model_name, num_classes=num_classes_of(weights, model_name))
+        )
     wanted = model.state_dict()
     has_tap = any(".tap." in key for key in weights)
     if model_name.startswith(TAP_PREFIX) != has_tap:

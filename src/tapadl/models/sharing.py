@@ -14,7 +14,15 @@ from safetensors.torch import save
 
 from tapadl.data.atomic import write_atomically
 from tapadl.models.checkpoint import read_state_dict
-from tapadl.models.convert import check_name, from_official, num_classes_of
+from tapadl.models.convert import (
+    RELEASED_SEGMENTER,
+    check_name,
+    from_official,
+    holds_segmenter,
+    num_classes_of,
+    segmenter_options,
+)
+from tapadl.models.segformer import Segmenter, build_segmenter
 from tapadl.models.weights import PUBLISHED, release_of
 
 WEIGHTS_FILE = "model.safetensors"
@@ -33,6 +41,8 @@ def convert(
 ) -> dict[str, str]:
     """A checkpoint as safetensors: a file if `target` ends so, else a folder for timm.
 
+    That of a segmenter becomes a file, for `load_segmenter`.
+
     Args:
         source: What was released, a pickle of torch, read without running anything in it; or safetensors of
             one's own or of an earlier call, which keep what is written about them.
@@ -47,7 +57,7 @@ def convert(
 
     Raises:
         ValueError: If the source cannot be read, is of another model, or the target exists, with `overwrite`
-            if it is a folder with anything else in it.
+            if it is a folder with anything else in it; or if a segmenter is to become a folder.
         OSError: If the target cannot be written.
     """
     check_name(model_name)
@@ -55,8 +65,40 @@ def convert(
     state_dict, wrapper = read_state_dict(source)
     weights = from_official(state_dict, model_name)
     facts = {"model_name": model_name} | _facts_about(source, wrapper, model_name)
+    if holds_segmenter(weights):
+        if target.suffix != ".safetensors":
+            raise ValueError(
+                f"expected a .safetensors file for a segmenter, got {target}; timm's folders hold classifiers"
+            )
+        if "licence" in facts:  # released, now or before
+            facts["recipe"] = "see the page"
+            if "backbone.pos_embed.token_projection.weight" in weights:
+                facts["position_table"] = "as in the released segmenters"  # read by load_segmenter
     save_weights(weights, target, model_name, facts, metrics(weights) if metrics else None)
     return facts
+
+
+def load_segmenter(source: Path) -> Segmenter:
+    """The segmenter in a file that `convert` has written.
+
+    Args:
+        source: Safetensors.
+
+    Raises:
+        ValueError: If the file does not say its model, or holds no segmenter of it.
+    """
+    weights, _ = read_state_dict(source)
+    written = _metadata(source)
+    if "model_name" not in written or not holds_segmenter(weights):
+        raise ValueError(f"expected a segmenter that tapadl convert has written, got {source}")
+    name = written["model_name"]
+    weights = from_official(weights, name)
+    options = segmenter_options(weights)
+    if "position_table" in written:
+        options |= RELEASED_SEGMENTER
+    segmenter = build_segmenter(name, **options)
+    segmenter.load_state_dict(weights)
+    return segmenter
 
 
 def _check_free(target: Path, overwrite: bool) -> None:
@@ -71,11 +113,9 @@ def _check_free(target: Path, overwrite: bool) -> None:
 
 
 def _facts_about(source: Path, wrapper: str, model_name: str) -> dict[str, str]:
-    if source.suffix == ".safetensors":
-        with safe_open(source, "pt") as file:
-            written = file.metadata() or {}
-        if "source_sha256" in written:
-            return {name: " ".join(written[name].split()) for name in FACTS if name in written}
+    written = _metadata(source)
+    if "source_sha256" in written:
+        return {name: " ".join(written[name].split()) for name in FACTS if name in written}
     facts = {
         "source_file": source.name,
         "source_sha256": hashlib.sha256(source.read_bytes()).hexdigest(),
@@ -86,6 +126,14 @@ def _facts_about(source: Path, wrapper: str, model_name: str) -> dict[str, str]:
     release = release_of(model_name)
     recipe = PUBLISHED[model_name].recipe if model_name in PUBLISHED else ""
     return facts | {"licence": release.licence, "page": release.page, "recipe": recipe or "see the page"}
+
+
+def _metadata(source: Path) -> dict[str, str]:
+    """What is written beside the weights of a safetensors file; nothing in any other."""
+    if source.suffix != ".safetensors":
+        return {}
+    with safe_open(source, "pt") as file:
+        return file.metadata() or {}
 
 
 def save_weights(
