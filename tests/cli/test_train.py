@@ -95,6 +95,7 @@ def test_a_run_leaves_its_settings_its_log_a_picture_and_the_weights(undisturbed
         assert np.array(picture.convert("L")).std() > 10
     best = json.loads((undisturbed / "checkpoints" / "best.json").read_text())
     assert (undisturbed / "checkpoints" / best["folder"] / "SHA256SUMS").is_file()
+    assert load_file(undisturbed / "best.safetensors").keys() == weights(undisturbed).keys()
     assert any(name.endswith("tap.dilation_predictor.proj.0.weight") for name in weights(undisturbed))
 
 

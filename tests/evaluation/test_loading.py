@@ -128,6 +128,17 @@ def test_tap_in_a_checkpoint_is_attached_where_the_file_has_it(tmp_path, init):
     assert loaded.facts["tap"] == "in 2 blocks, 3 branches, temperature taken to be 1"
 
 
+def test_the_temperature_of_tap_is_taken_from_a_file_that_says_it(tmp_path):
+    model = vit_with_tap(temperature=0.25)
+    path = tmp_path / "tap.safetensors"
+    save_file(dict(model.state_dict()), path, {"tap_temperature": "0.25"})
+    loaded = load_model("test_vit", checkpoint=path)
+    assert torch.equal(loaded.model(IMAGES), model(IMAGES))
+    assert loaded.facts["tap"].endswith("temperature 0.25")
+    save_file(dict(model.state_dict()), path)
+    assert not torch.equal(load_model("test_vit", checkpoint=path).model(IMAGES), model(IMAGES))
+
+
 def test_blocks_may_differ_in_their_number_of_branches(tmp_path):
     model = tapadl.attach_tap(vit_with_tap(num_branches=2, blocks=[0]), num_branches=4, blocks=[1]).eval()
     loaded = load_model("test_vit", checkpoint=save(model, tmp_path / "tap.safetensors"))

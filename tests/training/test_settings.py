@@ -113,6 +113,10 @@ def test_a_value_out_of_range_is_refused_by_its_key(kind: type, values: dict[str
             "schedule.min_lr to be at most optimizer.lr, 0.001, got 1",
         ),
         ({"evaluation": EvaluationSettings(corruptions=("fog",))}, "data.val, whose images"),
+        (
+            {"training": TrainingSettings(compile=True, grad_checkpointing=True)},
+            "training.grad_checkpointing to be false where training.compile is true",
+        ),
     ],
 )
 def test_sections_that_contradict_one_another_are_refused(sections: dict[str, Any], message: str) -> None:

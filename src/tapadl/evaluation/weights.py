@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from tapadl.attach import attach_tap
@@ -48,8 +49,9 @@ def load_state(model: nn.Module, state: Mapping[str, torch.Tensor], path: Path) 
     own = model.state_dict().keys()
     tap = find_saved_tap({key: value.shape for key, value in state.items() if key not in own})
     if tap:
-        attach_saved_tap(model, tap)
-        facts["tap"] = tap_in_words(tap)
+        temperature = metadata_of(path).get("tap_temperature")
+        attach_saved_tap(model, tap, float(temperature or 1))
+        facts["tap"] = tap_in_words(tap, temperature)
     check_fit(model, state, path.name)
     model.load_state_dict(dict(state))
     return facts
@@ -65,8 +67,23 @@ def find_saved_tap(shapes: Mapping[str, Sequence[int]]) -> dict[str, SavedTAP]:
     return found
 
 
-def attach_saved_tap(model: nn.Module, tap: Mapping[str, SavedTAP]) -> None:
-    """Attach TAP to the named blocks; its temperature, which no weights tell, is 1.
+def metadata_of(path: Path) -> dict[str, str]:
+    """What a safetensors file says of its weights; nothing of other files.
+
+    Raises:
+        ValueError: If it is damaged.
+    """
+    if path.suffix != ".safetensors":
+        return {}
+    try:
+        with safe_open(path, "pt") as file:
+            return file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"expected {path.name} to be a whole safetensors file: {error}") from error
+
+
+def attach_saved_tap(model: nn.Module, tap: Mapping[str, SavedTAP], temperature: float = 1.0) -> None:
+    """Attach TAP to the named blocks; its temperature does not follow from the weights.
 
     Raises:
         ValueError: If the model has no attention at one of them.
@@ -79,13 +96,20 @@ def attach_saved_tap(model: nn.Module, tap: Mapping[str, SavedTAP]) -> None:
             f"found none at {_in_words(strangers)}"
         )
     for block, saved in tap.items():
-        attach_tap(model, num_branches=saved.num_branches, init=saved.init, blocks=[sites[block]])
+        attach_tap(
+            model,
+            num_branches=saved.num_branches,
+            temperature=temperature,
+            init=saved.init,
+            blocks=[sites[block]],
+        )
 
 
-def tap_in_words(tap: Mapping[str, SavedTAP]) -> str:
+def tap_in_words(tap: Mapping[str, SavedTAP], temperature: str | None = None) -> str:
     """What a result says about TAP that was found in weights."""
     branches = ", ".join(str(count) for count in sorted({saved.num_branches for saved in tap.values()}))
-    return f"in {len(tap)} blocks, {branches} branches, temperature taken to be 1"
+    told = "taken to be 1" if temperature is None else temperature
+    return f"in {len(tap)} blocks, {branches} branches, temperature {told}"
 
 
 def check_fit(model: nn.Module, state: Mapping[str, torch.Tensor], file_name: str) -> None:

@@ -27,6 +27,7 @@ from tapadl.training.settings import Settings
 from tapadl.training.stopping import StopRequestedError, StopSignal
 
 WEIGHTS = "model.safetensors"
+BEST_WEIGHTS = "best.safetensors"
 CONFIG = "config.json"
 SETTINGS = "settings.yaml"
 STARTS = "starts.json"
@@ -35,7 +36,7 @@ JOB_KIND = JobKind(
     name="training",
     schema=1,
     parts=CHECKPOINTS,
-    made=r"model\.safetensors|config\.json|settings\.yaml|starts\.json|log\.jsonl|curves\.png",
+    made=r"model\.safetensors|best\.safetensors|config\.json|settings\.yaml|starts\.json|log\.jsonl|curves\.png",
     finished=WEIGHTS,
     page=CURVES,
     advice="name another folder, or remove this one to begin anew",
@@ -73,8 +74,8 @@ def run_training(settings: Settings, out: Path | None, watcher: Watcher, *, comm
     """Train what the settings describe, or go on where an earlier call in the same folder was interrupted.
 
     The folder gets `settings.yaml`, every setting; `starts.json`, when and with what it was started;
-    `log.jsonl`; `checkpoints/`; and at the end `curves.png`, `config.json` as timm reads it, and
-    `model.safetensors`, the result.
+    `config.json`, the model as timm reads it; `log.jsonl`; `checkpoints/`; `best.safetensors`, the weights of
+    the best evaluation so far; and at the end `curves.png` and `model.safetensors`, the result.
 
     Args:
         settings: Of the run.
@@ -105,6 +106,8 @@ def run_training(settings: Settings, out: Path | None, watcher: Watcher, *, comm
             if first:
                 write_atomically(folder / SETTINGS, dump(settings).encode())
                 _record_start(folder, device, command, watcher)
+                _write_config(folder, recipe)
+                watcher.tell(_first_sentence(folder, settings, recipe))
                 watcher.begin(recipe.plan.total_steps)
             outcome = train(
                 settings,
@@ -116,6 +119,7 @@ def run_training(settings: Settings, out: Path | None, watcher: Watcher, *, comm
                 on_progress=watcher.trained,
                 on_evaluation=watcher.evaluated,
                 on_step=watcher.stepped,
+                on_best=lambda weights: _write_weights(folder / BEST_WEIGHTS, weights, settings, recipe),
                 tell=watcher.tell,
                 stop=stop,
             )
@@ -124,7 +128,8 @@ def run_training(settings: Settings, out: Path | None, watcher: Watcher, *, comm
                 _tell_skipped(skipped, watcher)
                 draw_curves(RunLog(folder / LOG).lines(), folder / CURVES)
                 if outcome.finished:
-                    _write_result(folder, outcome, recipe)
+                    # last: it says that the run is finished
+                    _write_weights(folder / WEIGHTS, outcome.weights, settings, recipe)
                 watcher.tell(_last_sentence(folder, outcome, recipe))
             dist.barrier()
             return outcome
@@ -203,19 +208,36 @@ def _tell_skipped(paths: list[str], watcher: Watcher) -> None:
         watcher.tell(f"skipped {len(paths)} training images that cannot be read: {shown}")
 
 
-def _write_result(folder: Path, outcome: Outcome, recipe: ClassificationRecipe) -> None:
+def _write_config(folder: Path, recipe: ClassificationRecipe) -> None:
     config = recipe.built.config
-    facts = {"step": str(outcome.step)}
     if config is not None:
         described = {**config, "label_names": list(recipe.data.train.class_names)}
         write_atomically(folder / CONFIG, json.dumps(described, indent=2).encode() + b"\n")
-        facts["model_name"] = config["architecture"]
-    # last: it says that the run is finished
-    write_atomically(folder / WEIGHTS, save(dict(outcome.weights), facts))
+
+
+def _write_weights(
+    path: Path, weights: Mapping[str, torch.Tensor], settings: Settings, recipe: ClassificationRecipe
+) -> None:
+    facts = {"tap_temperature": f"{settings.tap.temperature:g}"} if settings.tap.enabled else {}
+    if recipe.built.config is not None:
+        facts["model_name"] = recipe.built.config["architecture"]
+    write_atomically(path, save(dict(weights), facts))
+
+
+def _first_sentence(folder: Path, settings: Settings, recipe: ClassificationRecipe) -> str:
+    parameters = sum(parameter.numel() for parameter in recipe.built.model.parameters())
+    train = recipe.data.train
+    return (
+        f"training {settings.model.name} ({parameters / 1e6:.2f}M parameters, TAP "
+        f"{'on' if settings.tap.enabled else 'off'}, ADL {'on' if settings.adl.enabled else 'off'}) on "
+        f"{len(train):,} images of {len(train.class_names):,} classes in {recipe.plan.total_steps:,} steps: "
+        f"{folder}"
+    )
 
 
 def _last_sentence(folder: Path, outcome: Outcome, recipe: ClassificationRecipe) -> str:
     total = recipe.plan.total_steps
     if not outcome.finished:
         return f"stopped at step {outcome.step} of {total} and saved; the same command goes on from there"
-    return f"finished {total} steps: {folder / WEIGHTS}"
+    best = f", the best at step {outcome.best['step']}" if outcome.best else ""
+    return f"finished {total} steps: {folder / WEIGHTS}{best}"

@@ -84,6 +84,7 @@ def train(
     on_progress: Callable[[Progress], None] | None = None,
     on_evaluation: Callable[[int, Mapping[str, float]], None] | None = None,
     on_step: Callable[[int], None] | None = None,
+    on_best: Callable[[Mapping[str, torch.Tensor]], None] | None = None,
     tell: Callable[[str], None] = lambda sentence: None,
     stop: StopSignal | None = None,
 ) -> Outcome:
@@ -101,6 +102,7 @@ def train(
         on_progress: Called in the first process with every line of the log about training.
         on_evaluation: Called in the first process with a step and what was measured after it.
         on_step: Called in the first process with the steps done: where it begins or goes on, then after each.
+        on_best: Called in the first process with the weights of the best evaluation so far, as in `Outcome`.
         tell: Takes sentences, in the first process.
         stop: What hears SIGTERM, entered already; None for one of its own.
 
@@ -152,7 +154,7 @@ def train(
             on_step = on_step if first and on_step is not None else _nobody
             meter = Meter(device)
             loop = _Loop(
-                settings, ingredients, plan, state, stepper, checkpoints, stop, diary, meter, on_step
+                settings, ingredients, plan, state, stepper, checkpoints, stop, diary, meter, on_step, on_best
             )
             finished = loop.run()
             return Outcome(finished, state.step, state.best, state.weights() if finished else {})
@@ -174,6 +176,7 @@ class _Loop:
     diary: Diary | None
     meter: Meter
     on_step: Callable[[int], None]
+    on_best: Callable[[Mapping[str, torch.Tensor]], None] | None
 
     def run(self) -> bool:
         """Whether all steps were done; otherwise it was stopped and has saved."""
@@ -280,6 +283,10 @@ class _Loop:
         if not state.best or score > state.best["score"]:
             state.best = {"step": state.step, "score": score, **measured}
             self.checkpoints.keep_best(state.best)
+            if self.on_best is not None:
+                weights = state.weights()  # every process takes part
+                if self.diary is not None:
+                    self.on_best(weights)
         return True
 
     def _check_finite(self) -> None:

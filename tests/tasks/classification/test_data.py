@@ -100,7 +100,7 @@ def test_an_epoch_shows_every_image_at_most_once(alone):
 
 
 def test_workers_are_the_spare_cores_of_a_process(monkeypatch):
-    monkeypatch.setattr("os.cpu_count", lambda: 16)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(16)))
     assert workers_of(DataSettings("embedded")) == 15
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     assert workers_of(DataSettings("embedded")) == 3

@@ -75,6 +75,19 @@ def test_batches_and_workers_change_nothing(model):
     )
 
 
+def test_a_sample_is_as_large_as_the_smallest_class_allows(model):
+    images = embedded()
+    few = [place for place, label in enumerate(images.labels) if label != 3][:900] + [
+        place for place, label in enumerate(images.labels) if label == 3
+    ][:2]
+    labels = tuple(images.labels[place] for place in few)
+    uneven = EmbeddedImages(images.pixels[few], labels, images.class_names)
+    (_, corrupted) = scores(uneven, corruptions=("fog",), images=100)._parts()
+    assert len(corrupted.images) == 20
+    (_, corrupted) = scores(uneven, corruptions=("fog",), images=3)._parts()
+    assert len(corrupted.images) == 10
+
+
 def test_without_corruptions_there_is_one_number(model):
     images = embedded().subset(20)
     assert list(scores(images)(model)) == ["top1"]

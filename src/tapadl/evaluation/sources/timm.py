@@ -7,14 +7,13 @@ from typing import Any
 
 import timm
 import torch
-from safetensors import SafetensorError, safe_open
 from timm.models import PretrainedCfg
 from torch import nn
 
 import tapadl.models  # registers its names with timm  # noqa: F401
 from tapadl.evaluation.library_preprocessing import from_timm
 from tapadl.evaluation.sources.source import Source, nearest, told_in_a_sentence
-from tapadl.evaluation.weights import load_state, load_weights
+from tapadl.evaluation.weights import load_state, load_weights, metadata_of
 from tapadl.models.checkpoint import read_state_dict
 
 # What timm writes into a folder, the safe form first.
@@ -44,7 +43,7 @@ def from_file(path: Path) -> Source:
     """A file of `tapadl convert`, which says of which model it is."""
     if not path.is_file():
         raise ValueError(f"expected a checkpoint at {path}, found no file")
-    model_name = _metadata(path).get("model_name")
+    model_name = metadata_of(path).get("model_name")
     if model_name is None:
         raise ValueError(
             f"{path.name} does not say of which model it is; name the model, and give the file as checkpoint"
@@ -153,13 +152,3 @@ def _config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise ValueError(f"expected an object in config.json of {folder.name}, got a {type(config).__name__}")
     return config
-
-
-def _metadata(path: Path) -> dict[str, str]:
-    if path.suffix != ".safetensors":
-        return {}
-    try:
-        with safe_open(path, "pt") as file:
-            return file.metadata() or {}
-    except SafetensorError as error:
-        raise ValueError(f"expected {path.name} to be a whole safetensors file: {error}") from error

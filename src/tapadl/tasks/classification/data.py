@@ -115,4 +115,6 @@ def workers_of(settings: DataSettings) -> int:
     if settings.workers is not None:
         return settings.workers
     trainers_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return max(0, (os.cpu_count() or 1) // trainers_here - 1)
+    # a batch system grants fewer cores than the machine has
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(0, cores // trainers_here - 1)

@@ -1,5 +1,6 @@
 """What a classifier scores while it trains: on clean images, and on a sample of corrupted ones."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -31,9 +32,6 @@ class Scores:
         device: Where the model is.
         precision: Of the model, by autocast.
         on_shown: Called in the process with the images it has shown, and those it is to show in all.
-
-    Raises:
-        ValueError: If there are too few images for the sample that is asked for.
     """
 
     images: Images
@@ -44,9 +42,6 @@ class Scores:
     device: torch.device
     precision: Precision = "float32"
     on_shown: Callable[[int, int], None] | None = None
-
-    def __post_init__(self) -> None:
-        self._parts()
 
     def __call__(self, model: nn.Module) -> dict[str, float]:
         """Every process calls it with its model, and gets the scores over all images."""
@@ -100,10 +95,12 @@ class Scores:
         return parts
 
     def _sample(self) -> Images:
+        """As many images of each class, as near to the number asked for as the smallest class allows."""
         count, classes = self.settings.images, len(self.images.class_names)
         if count is None or count >= len(self.images):
             return self.images
-        return self.images.subset(max(count - count % classes, classes))
+        smallest = min(Counter(self.images.labels).values())
+        return self.images.subset(min(max(count // classes, 1), smallest) * classes)
 
     def _share_of(self, parts: list[Part]) -> tuple[list[Unit], set[Unit]]:
         """The units of this process, of each part as many as every other has, and those it counts.

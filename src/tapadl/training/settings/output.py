@@ -44,7 +44,7 @@ class EvaluationSettings:
         every_epochs: After each so many epochs.
         corruptions: Also, as [fog, jpeg_compression]; [] for clean images alone.
         severities: Of the corruptions, 1 to 5.
-        images: So many of them, null: all; always the same ones.
+        images: Corrupt so many of them, null: all; as many of each class, always the same ones.
 
     Raises:
         ValueError: If a value is out of range, or a corruption is unknown.

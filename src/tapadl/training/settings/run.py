@@ -65,6 +65,15 @@ class Settings:
                     f"expected schedule.{name} to be at most optimizer.lr, {self.optimizer.lr:g}, "
                     f"got {getattr(self.schedule, name):g}"
                 )
+        if (
+            self.training.compile
+            and self.training.grad_checkpointing
+            and (self.tap.enabled or self.adl.enabled)
+        ):
+            raise ValueError(
+                "expected training.grad_checkpointing to be false where training.compile is true and TAP or "
+                "ADL is on, which dynamo cannot follow into a checkpoint; choose one of the two"
+            )
         if self.evaluation.corruptions and self.data.val is None:
             raise ValueError("expected data.val, whose images evaluation.corruptions corrupts, got none")
 
