@@ -214,7 +214,17 @@ class Checkpoints:
             for path, kept in saved.items()
             if isinstance(kept, TensorStorageMetadata)
         }
-        load(tensors, storage_reader=reader, process_group=self._group)
+        try:
+            load(tensors, storage_reader=reader, process_group=self._group)
+        except CheckpointException as error:
+            cause = _cause(error)
+            if isinstance(cause, OSError):
+                raise OSError(f"could not read the checkpoint {folder}: {cause.strerror}") from cause
+            # its sums are right, so somebody else has written it
+            raise ValueError(
+                f"expected tensors and nothing else in {folder}, got {type(cause).__name__}; name another "
+                f"folder to begin anew"
+            ) from cause
         state.load(unflatten(content["state"], tensors))
 
     def _check_identity(self, folder: Path, saved: Mapping[str, Any]) -> None:
@@ -235,8 +245,7 @@ class Checkpoints:
             shutil.rmtree(folder, ignore_errors=True)
         whole = self._whole()
         kept = f"the last good one is {whole[-1].name}" if whole else "there is none before it"
-        causes = [cause for cause, _ in error.failures.values()]
-        cause = next((cause for cause in causes if isinstance(cause, OSError)), causes[0])
+        cause = _cause(error)
         reason = (isinstance(cause, OSError) and cause.strerror) or str(cause)
         kind = OSError if isinstance(cause, OSError) else RuntimeError
         raise kind(f"could not write the checkpoint {folder}: {reason}; {kept}") from cause
@@ -272,6 +281,12 @@ class Checkpoints:
         names = [path.name for path in self._whole()]
         dist.broadcast_object_list(seen := [names], src=0, group=self._group)
         return seen[0]
+
+
+def _cause(error: CheckpointException) -> BaseException:
+    """What a process failed with; of several the one that the disk is to blame for."""
+    causes = [cause for cause, _ in error.failures.values()]
+    return next((cause for cause in causes if isinstance(cause, OSError)), causes[0])
 
 
 def _check_model(folder: Path, own: Mapping[str, torch.Tensor], saved: Mapping[str, Any]) -> None:
