@@ -110,7 +110,8 @@ def make_batches(start_step: int) -> Iterator[list[Batch]]:
     )
     for step in itertools.count(start_step):
         if step == step_to_die_at and rank == 1:
-            os.kill(os.getpid(), signal.SIGKILL)
+            # with the loader, which would keep its connections open for a while
+            os.killpg(0, signal.SIGKILL)
         yield [next(loader) for _ in range(accumulation)]
 
 
