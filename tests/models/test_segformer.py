@@ -82,6 +82,12 @@ def test_head_has_the_published_names_and_as_many_parameters_as_they_add_up_to()
     assert sum(p.numel() for p in head.parameters()) == linears + 4 * 768**2 + 2 * 768 + 769 * 19
 
 
+@pytest.mark.parametrize("number", [1, 3])
+def test_more_or_fewer_features_than_levels_are_refused(number):
+    with pytest.raises(ValueError, match=f"expected features of 2 levels, got {number}"):
+        SegFormerHead((4, 4), num_classes=2, embed_dim=8)([torch.zeros(1, 4, 2, 2)] * number)
+
+
 def test_dropout_leaves_out_whole_channels_in_training_only():
     head = SegFormerHead((4,), num_classes=2, embed_dim=64, dropout=0.5)
     seen = []

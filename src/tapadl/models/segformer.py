@@ -92,7 +92,13 @@ class SegFormerHead(nn.Module):
         self.linear_pred = nn.Conv2d(embed_dim, num_classes, kernel_size=1)
 
     def forward(self, features: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Logits (B, num_classes, H, W) of features (B, C_i, H_i, W_i), the first of which is H x W."""
+        """Logits (B, num_classes, H, W) of features (B, C_i, H_i, W_i), the first of which is H x W.
+
+        Raises:
+            ValueError: If there are more or fewer features than levels.
+        """
+        if len(features) != self.num_levels:
+            raise ValueError(f"expected features of {self.num_levels} levels, got {len(features)}")
         levels = [
             self.get_submodule(f"linear_c{level}")(features[level - 1])
             for level in range(self.num_levels, 0, -1)
@@ -152,9 +158,9 @@ def build_segmenter(
 ) -> Segmenter:
     """A backbone by its name in timm under a SegFormer head, for images of any size.
 
-    Features are those the paper takes of FAN (strides 4, 8, 16, 16 in hybrids). Of other models they are the
-    last of each stride from 4 on (Swin, ConvNeXt, RVT), or, where all have one stride (ViT), the outputs
-    after each quarter of the blocks. What lies behind them is left out.
+    Features of FAN and RVT are those of `features_only`, for FAN hybrids the paper's (strides 4, 8, 16, 16).
+    Of other models they are the last of each stride from 4 on (Swin, ConvNeXt), or, where all have one stride
+    (ViT), what each quarter of the blocks gives. What lies behind them is left out.
 
     Args:
         name: Such as "tap_fan_base_16_p4_hybrid" or "swin_tiny_patch4_window7_224".
