@@ -55,5 +55,6 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/corruptions.py
 	$(BIN)/python benchmarks/models.py
 	$(BIN)/python benchmarks/evaluation.py
+	$(BIN)/python benchmarks/training.py
 
 ci: lint types imports test docs wheel

@@ -16,13 +16,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-import matplotlib.cbook
-import numpy as np
 import timm
 import torch
-from PIL import Image
 
 from measure import as_row, compare, write_results
+from photographs import CLASSES, write_photographs
 from tapadl.data.imagenet import image_folder
 from tapadl.evaluation import library_preprocessing
 from tapadl.evaluation.benchmarks import IN_MCE
@@ -31,19 +29,6 @@ from tapadl.evaluation.plan import CLEAN, Cell, Part
 from tapadl.evaluation.run import Clock, RunSettings, collect, run_plan
 
 RESULTS = Path(__file__).parent / "results" / "evaluation.json"
-CLASSES = 2
-
-
-def write_photographs(folder: Path, count: int) -> None:
-    """JPEG files of 500 x 375 pixels, cut at random from one photograph, in class folders."""
-    photograph = Image.open(matplotlib.cbook.get_sample_data("grace_hopper.jpg", asfileobj=False))
-    random = np.random.default_rng(0)
-    for index in range(count):
-        left, top = random.integers(0, photograph.width - 300), random.integers(0, photograph.height - 225)
-        cut = photograph.crop((left, top, left + 300, top + 225)).resize((500, 375), Image.Resampling.BICUBIC)
-        path = folder / str(index % CLASSES) / f"{index:04}.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        cut.save(path, quality=95)
 
 
 class Evaluation:
