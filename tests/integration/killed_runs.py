@@ -181,6 +181,8 @@ class Processes:
         if pid := os.fork():
             return pid
         try:
+            # a fork makes the pool of threads anew, and two threads may not do that at once
+            torch.set_num_threads(1)
             os.setsid()
             os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world_size)}
             os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}

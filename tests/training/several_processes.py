@@ -289,6 +289,8 @@ def fork(run: Callable[[Path], Any], folder: Path, rank: int, world_size: int, p
     if child := os.fork():
         return child
     try:
+        # a fork makes the pool of threads anew, and two threads may not do that at once
+        torch.set_num_threads(1)
         os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world_size)}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         with joined(CPU):

@@ -303,8 +303,10 @@ class Spoilt(Objective):
         return [run]
 
 
-@pytest.mark.parametrize("factor", [float("nan"), float("inf")])
-@pytest.mark.parametrize(("at", "last"), [(0, None), (3, 3), (4, 4), (8, 8)])
+@pytest.mark.parametrize(
+    ("at", "last", "factor"),
+    [(0, None, float("nan")), (3, 3, float("inf")), (4, 4, float("nan")), (8, 8, float("nan"))],
+)
 def test_a_loss_that_is_not_finite_stops_with_its_step_and_the_last_good_checkpoint_stays(
     tmp_path, at, last, factor
 ):
