@@ -154,7 +154,8 @@ def share_buffers(model: nn.Module) -> None:
 def over_processes(values: torch.Tensor, op: dist.ReduceOp.RedOpType = dist.ReduceOp.SUM) -> list[float]:
     """The sum, or another reduction, of numbers (N,) that each process has; the same in each."""
     together = values.to("cpu", torch.float64, copy=True)
-    dist.all_reduce(together, op)
+    if dist.get_world_size() > 1:
+        dist.all_reduce(together, op)
     return together.tolist()
 
 

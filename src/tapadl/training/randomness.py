@@ -29,4 +29,7 @@ def reseed(seed: int, step: int, rank: int) -> None:
     for_python, for_numpy, for_torch = seeds_of("step", seed, step, rank)
     random.seed(for_python)
     np.random.seed(for_numpy)  # noqa: NPY002 - timm's mixup draws from this one
-    torch.manual_seed(for_torch)
+    if torch.accelerator.is_available():
+        torch.manual_seed(for_torch)
+    else:  # manual_seed formats stack traces for devices that are not there, a fifth of a millisecond a step
+        torch.default_generator.manual_seed(for_torch)
