@@ -163,9 +163,7 @@ def _check(path: Path, kind: JobKind, job: dict[str, Any], *, overwrite: bool) -
     if not os.path.lexists(path):
         return
     if not path.is_dir():
-        raise FileExistsError(
-            f"expected a folder for the results, got the file {path}; name another with --out"
-        )
+        raise FileExistsError(f"expected a folder for the results, got the file {path}; name another")
     entries = list(_entries(path, kind))
     if all(name == LOCK or re.fullmatch(kind.leftover, name) for name in entries):
         return

@@ -9,6 +9,7 @@ from typing import Any, Self, get_args
 from tapadl.data.json_file import load_json, save_json
 from tapadl.evaluation.plan import CLEAN, Form
 from tapadl.evaluation.record import Record
+from tapadl.evaluation.result_schema import RESULT, check_kind
 from tapadl.evaluation.summary import Shares, calibration_error, image_shares
 from tapadl.metrics import alexnet_baseline
 
@@ -196,12 +197,13 @@ class EvaluationResult:
                 f"got kind {content.get('kind')!r} and schema {content.get('schema')!r}"
             )
         try:
+            check_kind(content, RESULT)
             values = {field.name: content[field.name] for field in dataclasses.fields(cls)}
             values["benchmarks"] = tuple(BenchmarkResult.from_json(one) for one in values["benchmarks"])
             result = cls(**values)
             for found, one in zip(content["benchmarks"], result.benchmarks, strict=True):
                 _check_metrics(found["metrics"], one.metrics(result.clean_error_for(one)))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             reason = f"no {error}" if isinstance(error, KeyError) else error
             raise ValueError(f"expected a complete result of an evaluation in {path}, got {reason}") from None
         return result

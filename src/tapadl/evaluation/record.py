@@ -63,6 +63,8 @@ class Record:
         Raises:
             KeyError, TypeError, ValueError: If the content is anything else.
         """
+        if not content["items"]:
+            raise ValueError(f"no counts of the images in {content['condition']}")
         return cls(
             Cell(str(content["condition"]), int(content["severity"])),
             {name: _unpack(packed, content["count"]) for name, packed in content["items"].items()},
