@@ -15,11 +15,16 @@ def test_a_second_one_at_work_in_a_folder_is_refused(tmp_path):
 
 
 def test_a_process_that_was_forked_meanwhile_does_not_hold_the_folder(tmp_path):
+    reader, writer = os.pipe()
     with open_job_folder(tmp_path / "out", KIND, JOB):
         child = os.fork()
         if child == 0:
+            os.write(writer, b"alive")
             time.sleep(60)
             os._exit(0)
+        assert os.read(reader, 5) == b"alive"
+    os.close(reader)
+    os.close(writer)
     try:
         with open_job_folder(tmp_path / "out", KIND, JOB) as folder:
             assert folder.continued
