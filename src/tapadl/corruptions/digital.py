@@ -110,22 +110,25 @@ def _through_jpeg(picture: Image.Image, quality: int) -> Image.Image:
 def _as_pictures(images: torch.Tensor, change: Callable[[Image.Image], Image.Image]) -> torch.Tensor:
     """Change images (B, C, H, W) in 0..1 one by one as pictures of Pillow, which have 8 bits."""
     # Pillow keeps a pixel of colour in four bytes. To make such pixels as numbers r + 256 g + 65536 b, which
-    # float32 holds exactly, costs a fraction of what it takes to interleave bytes.
+    # float32 holds exactly, costs a fraction of what it takes to interleave bytes. Channel by channel, what
+    # is worked on stays in the cache.
     channels, height, width = images.shape[1:]
     mode, layout, dtype = ("L", "L", "u1") if channels == 1 else ("RGB", "RGBX", "<i4")
-    levels = images.cpu().numpy() * np.float32(255)
-    np.rint(levels, out=levels)
-    pixels = levels[:, -1].copy()
-    for channel in reversed(range(channels - 1)):
-        pixels *= 256
-        pixels += levels[:, channel]
-    bits = pixels.astype(dtype)
-    for place, one in enumerate(bits):
+    values = images.cpu().numpy()
+    total = np.zeros((len(values), height, width), dtype=np.float32)
+    for channel in reversed(range(channels)):
+        level = values[:, channel] * np.float32(255)
+        total *= 256
+        total += np.rint(level, out=level)
+    pixels = total.astype(dtype)
+    for place, one in enumerate(pixels):
         picture = change(Image.frombuffer(mode, (width, height), one, "raw", layout, 0, 1))
-        bits[place] = np.frombuffer(picture.tobytes("raw", layout), dtype).reshape(height, width)
+        pixels[place] = np.frombuffer(picture.tobytes("raw", layout), dtype).reshape(height, width)
+    changed = np.empty_like(values)
     for channel in range(channels):
-        levels[:, channel] = (bits >> 8 * channel).astype(np.uint8)
-    return torch.from_numpy(levels).to(images.device).div_(255)
+        level_8 = (pixels >> 8 * channel).astype(np.uint8)
+        np.divide(level_8, np.float32(255), out=changed[:, channel])
+    return torch.from_numpy(changed).to(images.device)
 
 
 def saturate(images: torch.Tensor, *, factor: float, offset: float) -> torch.Tensor:
