@@ -74,5 +74,9 @@ def corrupt(
         check_values(images[start : start + size])
         part = images[start : start + size].to(torch.float32).contiguous()
         draws = (Draws(seed, positions[start : start + size], corruption, severity),) if row.random else ()
-        torch.clamp(function(part, *draws, **constants.values), 0, 1, out=corrupted[start : start + size])
+        changed = function(part, *draws, **constants.values)
+        if changed.dtype == torch.uint8:  # in range as it is
+            corrupted[start : start + size].copy_(changed).div_(255)
+        else:
+            torch.clamp(changed, 0, 1, out=corrupted[start : start + size])
     return corrupted

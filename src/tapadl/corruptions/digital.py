@@ -4,6 +4,7 @@ from collections.abc import Callable
 from io import BytesIO
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 
@@ -69,7 +70,7 @@ def pixelate(images: torch.Tensor, *, scale: float) -> torch.Tensor:
         scale: Share of the pixels that are left along each side; at least one pixel is.
 
     Returns:
-        (B, C, H, W) float32 in 0..1, multiples of 1/255.
+        (B, C, H, W) uint8 in 0..255.
 
     Source: Hendrycks and Dietterich, ICLR 2019, the authors' generator script.
     """
@@ -94,7 +95,7 @@ def jpeg_compression(images: torch.Tensor, *, quality: int) -> torch.Tensor:
         quality: Pillow's quality, 1 to 95.
 
     Returns:
-        (B, C, H, W) float32 in 0..1, multiples of 1/255.
+        (B, C, H, W) uint8 in 0..255.
 
     Source: Hendrycks and Dietterich, ICLR 2019, the authors' generator script.
     """
@@ -108,27 +109,30 @@ def _through_jpeg(picture: Image.Image, quality: int) -> Image.Image:
 
 
 def _as_pictures(images: torch.Tensor, change: Callable[[Image.Image], Image.Image]) -> torch.Tensor:
-    """Change images (B, C, H, W) in 0..1 one by one as pictures of Pillow, which have 8 bits."""
-    # Pillow keeps a pixel of colour in four bytes. To make such pixels as numbers r + 256 g + 65536 b, which
-    # float32 holds exactly, costs a fraction of what it takes to interleave bytes. Channel by channel, what
-    # is worked on stays in the cache.
-    channels, height, width = images.shape[1:]
-    mode, layout, dtype = ("L", "L", "u1") if channels == 1 else ("RGB", "RGBX", "<i4")
-    values = images.cpu().numpy()
-    total = np.zeros((len(values), height, width), dtype=np.float32)
-    for channel in reversed(range(channels)):
+    """Change images (B, C, H, W) in 0..1 one by one as pictures of Pillow; (B, C, H, W) uint8."""
+    batch, channels, height, width = images.shape
+    mode, layout = ("L", "L") if channels == 1 else ("RGB", "RGBX")
+    changed = np.empty((batch, height, width, channels), dtype=np.uint8)
+    for before, after in zip(_as_pixels(images.cpu().numpy()), changed, strict=True):
+        picture = change(Image.frombytes(mode, (width, height), before.data, "raw", layout))
+        after[...] = np.frombuffer(picture.tobytes(), np.uint8).reshape(after.shape)
+    return torch.from_numpy(changed).to(images.device).permute(0, 3, 1, 2)
+
+
+def _as_pixels(values: npt.NDArray[np.float32]) -> npt.NDArray[np.int32] | npt.NDArray[np.uint8]:
+    """(B, C, H, W) in 0..1 as (B, H, W): bytes of gray, or red, green, blue and a byte that does not count.
+
+    Added to 2 ** 23, a value is rounded, and stands in the lowest bits of the float. To put pixels together
+    from those costs a fraction of what it takes to interleave bytes.
+    """
+    pixels = np.zeros(1, dtype="<i4")
+    for channel in reversed(range(values.shape[1])):
         level = values[:, channel] * np.float32(255)
-        total *= 256
-        total += np.rint(level, out=level)
-    pixels = total.astype(dtype)
-    for place, one in enumerate(pixels):
-        picture = change(Image.frombuffer(mode, (width, height), one, "raw", layout, 0, 1))
-        pixels[place] = np.frombuffer(picture.tobytes("raw", layout), dtype).reshape(height, width)
-    changed = np.empty_like(values)
-    for channel in range(channels):
-        level_8 = (pixels >> 8 * channel).astype(np.uint8)
-        np.divide(level_8, np.float32(255), out=changed[:, channel])
-    return torch.from_numpy(changed).to(images.device)
+        level += np.float32(2**23)
+        bits = level.view("<i4")
+        bits += pixels << 8
+        pixels = bits
+    return pixels if values.shape[1] == 3 else pixels.astype(np.uint8)
 
 
 def saturate(images: torch.Tensor, *, factor: float, offset: float) -> torch.Tensor:
