@@ -43,12 +43,13 @@ def balanced_subset(labels: Sequence[int], class_names: Sequence[str], count: in
             f"each class as in {class_names[smallest]!r}, which has fewest, got {count}"
         )
     by_class = np.split(np.argsort(labels, kind="stable"), np.cumsum(sizes)[:-1])
-    chosen = [members[_draw_order(k, len(members))[:per_class]] for k, members in enumerate(by_class)]
+    chosen = [members[draw_order(k, len(members))[:per_class]] for k, members in enumerate(by_class)]
     positions: list[int] = np.sort(np.concatenate(chosen)).tolist()
     return positions
 
 
-def _draw_order(position: int, size: int) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
+def draw_order(position: int, size: int) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
+    """`size` positions in an order that looks random, the same everywhere and another for each `position`."""
     # numpy promises the raw stream of a bit generator for good, not what Generator.permutation makes of it.
     stream = np.random.Philox(key=np.array([SUBSET_KEY, position], dtype=np.uint64))
     return np.argsort(stream.random_raw(size), kind="stable")
