@@ -243,7 +243,8 @@ def test_help_of_a_process():
 def evaluated(weights, path):
     """A result of these weights, as `tapadl evaluate` would write it."""
     cells = (Record(Cell("clean"), {"correct": np.array([True, True, True, False])}, {}),)
-    benchmark = BenchmarkResult("imagenet", "stored", {"count": 4}, {}, cells)
+    images = {"count": 4, "num_classes": 5, "subset": None, "fingerprints": ["a set"]}
+    benchmark = BenchmarkResult("imagenet", "stored", images, {}, cells)
     model = {"name": NAME, "weights_sha256": state_sha256(weights)}
     EvaluationResult("2026-01-01", "tapadl evaluate", {}, {}, model, {}, (benchmark,)).save(path)
 
