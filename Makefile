@@ -56,5 +56,6 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/models.py
 	$(BIN)/python benchmarks/evaluation.py
 	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/segmentation.py
 
 ci: lint types imports test docs wheel
