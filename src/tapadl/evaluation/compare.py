@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from tapadl.evaluation.benchmark_result import BenchmarkResult, EvaluationResult
 from tapadl.metrics import bootstrap_interval, paired_test
@@ -116,7 +116,19 @@ def compare(results: Sequence[EvaluationResult], benchmarks: Sequence[str] | Non
     )
 
 
-def model_labels(results: Sequence[EvaluationResult]) -> tuple[str, ...]:
+class OfModel(Protocol):
+    """What says which model it is of; every kind of result does."""
+
+    @property
+    def name(self) -> str:
+        """Of the model."""
+
+    @property
+    def model(self) -> Mapping[str, Any]:
+        """What else is known of it."""
+
+
+def model_labels(results: Sequence[OfModel]) -> tuple[str, ...]:
     """A name for each result: of its model; if need be of its checkpoint, then with the weights' hash.
 
     What is still the same gets its place.
@@ -134,11 +146,11 @@ def model_labels(results: Sequence[EvaluationResult]) -> tuple[str, ...]:
     )
 
 
-def _checkpoint(result: EvaluationResult) -> str:
+def _checkpoint(result: OfModel) -> str:
     return Path(str(result.model.get("checkpoint", result.name))).stem
 
 
-def _with_hash(result: EvaluationResult) -> str:
+def _with_hash(result: OfModel) -> str:
     return f"{_checkpoint(result)} {str(result.model.get('weights_sha256'))[:8]}"
 
 

@@ -2,6 +2,8 @@
 
 import base64
 import json
+import math
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,9 @@ from tapadl.evaluation.plan import Cell
 
 Values = npt.NDArray[Any]
 
+# Totals of more numbers are compressed: a matrix of 150 classes would be the most of a file.
+_LISTED = 512
+
 
 @dataclass(frozen=True, eq=False)
 class Record:
@@ -23,7 +28,7 @@ class Record:
     Args:
         cell: Which condition.
         items: For every count one value an image: "correct" (bool), or of a sequence "flips" and
-            "distance" (unsigned integers).
+            "distance" (unsigned integers); or one array an image, such as "pixels" of each class.
         totals: Counts that belong to all images together: name to an integer array.
     """
 
@@ -47,13 +52,16 @@ class Record:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """As plain data; the values of the images in base64, truth values as bits."""
+        """As plain data; the values of the images in base64, truth values as bits, arrays compressed."""
         return {
             "condition": self.cell.condition,
             "severity": self.cell.severity,
             "count": self.count,
             "items": {name: _pack(values) for name, values in self.items.items()},
-            "totals": {name: values.tolist() for name, values in self.totals.items()},
+            "totals": {
+                name: values.tolist() if values.size <= _LISTED else _pack_array(values)
+                for name, values in self.totals.items()
+            },
         }
 
     @classmethod
@@ -68,17 +76,52 @@ class Record:
         return cls(
             Cell(str(content["condition"]), int(content["severity"])),
             {name: _unpack(packed, content["count"]) for name, packed in content["items"].items()},
-            {name: np.asarray(values, dtype=np.int64) for name, values in content["totals"].items()},
+            {
+                name: _unpack_array(values)
+                if isinstance(values, dict)
+                else np.asarray(values, dtype=np.int64)
+                for name, values in content["totals"].items()
+            },
         )
 
 
-def _pack(values: Values) -> dict[str, str]:
+def _pack(values: Values) -> dict[str, Any]:
+    if values.ndim > 1:
+        return _pack_array(values)
     content = np.packbits(values) if values.dtype == bool else values
     little = content.astype(content.dtype.newbyteorder("<"))
     return {"dtype": values.dtype.name, "base64": base64.b64encode(little.tobytes()).decode()}
 
 
-def _unpack(packed: Mapping[str, str], count: int) -> Values:
+def _pack_array(values: Values) -> dict[str, Any]:
+    little = values.astype(values.dtype.newbyteorder("<"))
+    packed = base64.b64encode(zlib.compress(little.tobytes())).decode()
+    return {"dtype": values.dtype.name, "shape": list(values.shape), "zlib": packed}
+
+
+def _unpack_array(packed: Mapping[str, Any]) -> Values:
+    if packed["dtype"] not in ("uint32", "int64"):
+        raise ValueError(f"expected arrays of uint32 or int64, got {packed['dtype']!r}")
+    dtype = np.dtype(packed["dtype"])
+    shape = [int(length) for length in packed["shape"]]
+    size = math.prod(shape) * dtype.itemsize
+    try:
+        # no more than was promised, whatever a file unfolds to
+        content = zlib.decompressobj().decompress(base64.b64decode(packed["zlib"], validate=True), size + 1)
+    except (zlib.error, OverflowError) as error:
+        raise ValueError(f"expected a compressed array, got {error}") from None
+    if min(shape, default=0) < 1 or len(content) != size:
+        raise ValueError(f"expected an array of shape {tuple(shape)}, got {len(content)} bytes")
+    values: Values = np.frombuffer(content, dtype=dtype.newbyteorder("<")).reshape(shape).astype(dtype)
+    return values
+
+
+def _unpack(packed: Mapping[str, Any], count: int) -> Values:
+    if "zlib" in packed:
+        values = _unpack_array(packed)
+        if len(values) != count:
+            raise ValueError(f"expected counts of {count} images, got {len(values)}")
+        return values
     content = base64.b64decode(packed["base64"], validate=True)
     if packed["dtype"] == "bool":
         bits = np.frombuffer(content, dtype=np.uint8)

@@ -1,8 +1,10 @@
 """Templates of pages: what all pages share lies here, the rest with the package that writes the page."""
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from tapadl.evaluation.report import words
+from tapadl.evaluation.report.charts import mark
 
 
 def page_environment(package: str) -> Environment:
@@ -25,5 +27,12 @@ def page_environment(package: str) -> Environment:
         duration=words.duration,
         milliseconds=words.milliseconds,
         corruption=words.corruption_label,
+        breakable=_breakable,
     )
+    environment.globals.update(mark=mark)
     return environment
+
+
+def _breakable(name: str) -> Markup:
+    """A name that a narrow screen may break behind an underscore, as in vit_tiny_patch16_224."""
+    return Markup("_<wbr>").join(name.split("_"))

@@ -59,9 +59,14 @@ class Headline:
 def make_models(results: Sequence[EvaluationResult]) -> tuple[Model, ...]:
     """The models of a page, each drawn in its own way."""
     return tuple(
-        Model(label, f"v{_COLOURS[place % 6]}", _MARKERS[(place + place // 6) % 4], result)
+        Model(label, *look(place), result)
         for place, (label, result) in enumerate(zip(model_labels(results), results, strict=True))
     )
+
+
+def look(place: int) -> tuple[str, Marker]:
+    """The CSS class that gives its colour to the model at a place of the page, and its mark."""
+    return f"v{_COLOURS[place % 6]}", _MARKERS[(place + place // 6) % 4]
 
 
 @dataclass(frozen=True)

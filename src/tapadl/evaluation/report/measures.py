@@ -7,7 +7,7 @@ from tapadl.evaluation.report.words import corruption_label, percent, signed
 
 @dataclass(frozen=True)
 class Measure:
-    """A metric in words; lower is better in all of them.
+    """A metric in words.
 
     Args:
         label: What pages call it.

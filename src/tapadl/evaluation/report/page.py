@@ -10,7 +10,7 @@ from tapadl.data.atomic import write_atomically
 from tapadl.evaluation.benchmark_result import EvaluationResult
 from tapadl.evaluation.compare import Comparison, compare
 from tapadl.evaluation.report import conditions
-from tapadl.evaluation.report.charts import DotChart, mark, nice_axis, tick_text
+from tapadl.evaluation.report.charts import DotChart, nice_axis, tick_text
 from tapadl.evaluation.report.environment import page_environment
 from tapadl.evaluation.report.figures import (
     Figure,
@@ -60,8 +60,6 @@ def render_page(results: Sequence[EvaluationResult], comparison: Comparison | No
     """The page as text; see `write_report`."""
     models, all_findings = findings_of(results, comparison)
     environment = page_environment("tapadl.evaluation.report")
-    environment.globals.update(mark=mark)
-    environment.filters.update(breakable=_breakable)
     return environment.get_template(TEMPLATE).render(
         # for the last line of the page
         results={"versions": results[0].versions, "created": max(result.created for result in results)},
@@ -73,11 +71,6 @@ def render_page(results: Sequence[EvaluationResult], comparison: Comparison | No
         compared=conditions.COMPARED,
         facts=[(model, conditions.model_facts(model)) for model in models],
     )
-
-
-def _breakable(name: str) -> Markup:
-    """A name that a narrow screen may break behind an underscore, as in vit_tiny_patch16_224."""
-    return Markup("_<wbr>").join(name.split("_"))
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,25 @@ from tapadl.evaluation.weights import load_weights
 
 def from_function(spec: str, checkpoint: Path | None, options: Mapping[str, Any] | None = None) -> Source:
     """What `module:function` returns for these keyword arguments: a model, or (model, Preprocessing)."""
+    result = call_function(spec, options or {})
+    model, preprocessing = result if isinstance(result, tuple) and len(result) == 2 else (result, None)
+    if not isinstance(model, nn.Module):
+        raise ValueError(
+            f"expected {spec} to return a torch.nn.Module, or (model, Preprocessing), "
+            f"got {type(model).__name__}"
+        )
+    facts = {"library": "own", "architecture": type(model).__name__}
+    if checkpoint is not None:
+        facts |= load_weights(model, checkpoint)
+    return Source(model, _own_preprocessing(spec, model, preprocessing), facts)
+
+
+def call_function(spec: str, options: Mapping[str, Any]) -> Any:
+    """What `module:function` returns for these keyword arguments; the current folder is searched first.
+
+    Raises:
+        ValueError: If there is no such module or function, or it fails.
+    """
     module_name, _, function_name = spec.partition(":")
     with _importable_from_here():
         try:
@@ -36,19 +55,9 @@ def from_function(spec: str, checkpoint: Path | None, options: Mapping[str, Any]
                 f"found no function {function_name} in {module_name}{nearest(function_name, dir(module))}"
             )
         try:
-            result = function(**(options or {}))
+            return function(**options)
         except Exception as error:
             raise ValueError(f"{spec} failed: {reason_of(error)}") from error
-    model, preprocessing = result if isinstance(result, tuple) and len(result) == 2 else (result, None)
-    if not isinstance(model, nn.Module):
-        raise ValueError(
-            f"expected {spec} to return a torch.nn.Module, or (model, Preprocessing), "
-            f"got {type(model).__name__}"
-        )
-    facts = {"library": "own", "architecture": type(model).__name__}
-    if checkpoint is not None:
-        facts |= load_weights(model, checkpoint)
-    return Source(model, _own_preprocessing(spec, model, preprocessing), facts)
 
 
 def _own_preprocessing(spec: str, model: nn.Module, given: Any) -> Preprocessing:
