@@ -1,0 +1,71 @@
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tapadl.data.segmentation import LabelScheme
+from tapadl.tasks.segmentation.loading import open_segmenter
+from tapadl.tasks.segmentation.model import METADATA, SegmenterDescription
+
+OWN = """
+from types import SimpleNamespace
+
+import torch
+from tapadl.data.segmentation import LabelScheme
+
+SCHEME = LabelScheme(("off", "on"), (0, 1), (), ((0, 0, 0), (255, 255, 255)))
+
+def like():
+    return torch.nn.Conv2d(3, 2, 1), SimpleNamespace(scheme=SCHEME, mean=[0.5] * 3, std=[0.2] * 3)
+
+def model_alone():
+    return torch.nn.Conv2d(3, 2, 1)
+
+def undescribed():
+    return torch.nn.Conv2d(3, 2, 1), {"mean": 0}
+"""
+
+
+@pytest.fixture(autouse=True)
+def own_module(tmp_path, monkeypatch):
+    (tmp_path / "own_segmenters.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_file_of_a_training_is_read_with_all_that_it_says(tmp_path):
+    scheme = LabelScheme(("off", "on"), (0, 1), (), ((0, 0, 0), (255, 255, 255)))
+    description = SegmenterDescription(
+        "test_vit", scheme, (0.5,) * 3, (0.25,) * 3, embed_dim=8, options={"depth": 2}
+    )
+    model = description.build().eval()
+    save_file(model.state_dict(), tmp_path / "model.safetensors", {METADATA: description.to_text()})
+    loaded = open_segmenter(str(tmp_path / "model.safetensors"))
+    assert loaded.description == description
+    assert json.loads(description.to_text())["backbone"] == loaded.name
+    images = torch.rand(1, 3, 32, 48)
+    assert torch.equal(loaded.model(images), model(images))
+
+
+def test_function_of_ones_own_says_scheme_mean_and_std():
+    loaded = open_segmenter("own_segmenters:like")
+    assert (loaded.name, loaded.description.mean) == ("own_segmenters:like", (0.5,) * 3)
+    assert loaded.description.scheme.class_names == ("off", "on")
+    assert not loaded.model.training
+    assert len(loaded.weights_sha256) == 64
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("own_segmenters:model_alone", r"to return \(model, description\).* got Conv2d"),
+        ("own_segmenters:undescribed", "a description with scheme .* got dict"),
+        ("own_segmenters:nothing", "found no function nothing"),
+        ("nowhere:nothing", "found no module nowhere"),
+        ("vit_tiny_patch16_224", "as a .safetensors file of tapadl train or tapadl convert, or as module"),
+        ("missing.safetensors", "there is no such file"),
+    ],
+)
+def test_what_is_no_segmenter_is_refused_in_a_sentence(spec, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        open_segmenter(spec)
