@@ -99,6 +99,13 @@ def test_a_run_leaves_its_settings_its_log_a_picture_and_the_weights(undisturbed
     assert any(name.endswith("tap.dilation_predictor.proj.0.weight") for name in weights(undisturbed))
 
 
+def test_a_run_is_told_from_others_as_it_was_before_there_were_other_tasks(undisturbed):
+    job = json.loads((undisturbed / "job.json").read_text())
+    sections = ("model", "data", "tap", "adl", "augmentation", "optimizer", "schedule", "training", "images")
+    assert {name for name, value in job.items() if isinstance(value, dict)} == set(sections)
+    assert "head_lr" not in job["optimizer"]
+
+
 def test_the_weights_are_the_average_and_the_model_has_learned(undisturbed):
     assert log(undisturbed)[-1]["top1"] > 0.6
     first, last = log(undisturbed)[0], [line for line in log(undisturbed) if line["kind"] == "train"][-1]

@@ -81,6 +81,23 @@ def test_a_word_becomes_a_value_of_the_type_of_its_setting(key: str, word: str, 
         assert type(value) is type(expected) or isinstance(value, Path)
 
 
+def test_the_task_stands_in_no_section(recipe: Path) -> None:
+    assert parse(LEAST).task == "classification"
+    for words in (
+        ["--task", "segmentation"],
+        ["--task=segmentation", "--segmentation.crop_size", "[64, 96]"],
+    ):
+        assert parse([*LEAST, *words]).task == "segmentation"
+    recipe.write_text("task: segmentation\nsegmentation: {window: [8, 16]}\n")
+    found = parse([*LEAST, "--config", str(recipe)])
+    assert (found.task, found.segmentation.window) == ("segmentation", (8, 16))
+    with pytest.raises(ValueError, match=r"expected --task to be one of classification, segmentation, got"):
+        parse([*LEAST, "--task", "detection"])
+    recipe.write_text("task: {name: segmentation}\n")
+    with pytest.raises(ValueError, match=r"expected task in .* to be one of classification, segmentation"):
+        parse([*LEAST, "--config", str(recipe)])
+
+
 def test_options_of_the_model_are_added_one_by_one(recipe: Path) -> None:
     recipe.write_text("model: {name: a, options: {depth: 6, mlp_ratio: 2e0}}\ndata: {train: b}")
     options = parse(["--config", str(recipe), "--model.options.depth", "3"]).model.options
@@ -251,7 +268,9 @@ def test_a_dump_has_every_setting_and_words_can_override_it(recipe: Path) -> Non
     found = parse(["--config", str(recipe), "--tap.enabled=false"])
     assert not found.tap.enabled
     content = found.to_json()
-    assert {f"{section}.{name}" for section in content for name in content[section]} == set(known_keys())
+    assert content.pop("task") == "classification"
+    keys = {f"{section}.{name}" for section in content for name in content[section]}
+    assert keys | {"task"} == set(known_keys())
 
 
 def test_help_has_a_line_for_every_setting_with_its_default_and_fits_a_terminal() -> None:
@@ -263,7 +282,8 @@ def test_help_has_a_line_for_every_setting_with_its_default_and_fits_a_terminal(
         if not line.startswith(" "):
             section = line.partition(":")[0]
         elif len(line.split()) > 2:
-            described[f"{section}.{line.split()[0]}"] = line[21:]
+            key = line.split()[0] if section == "in no section" else f"{section}.{line.split()[0]}"
+            described[key] = line[21:]
     assert set(known_keys()) <= set(described)
     assert described["model.name"].startswith("required")
     assert described["optimizer.lr"].split()[0] == "0.001"

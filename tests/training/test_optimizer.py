@@ -57,6 +57,39 @@ def test_layers_learn_more_slowly_the_farther_they_are_from_the_head():
     assert blocks == pytest.approx([0.125, 0.25, 0.5])
 
 
+def segmenter():
+    from tapadl.models import build_segmenter
+
+    return build_segmenter("test_vit", 3, embed_dim=8, depth=2)
+
+
+def test_the_head_of_a_segmenter_learns_faster_from_the_warm_up_to_the_end():
+    model = segmenter()
+    optimizer = build_optimizer(model, OptimizerSettings(lr=1.0, head_lr=10.0))
+    settings = ScheduleSettings(name="poly", warmup_lr=0.1, min_lr=0.0)
+    schedule = build_schedule(optimizer, settings, total_steps=12, warmup_steps=3)
+    heads = {id(p) for p in model.decode_head.parameters()}
+    for step, rate in enumerate([0.1, 0.4, 0.7, *(1 - k / 9 for k in range(9))]):
+        schedule.step_update(step)
+        for group in optimizer.param_groups:
+            factors = {10.0 if id(p) in heads else 1.0 for p in group["params"]}
+            assert len(factors) == 1
+            assert group["lr"] == pytest.approx(factors.pop() * rate)
+
+
+def test_a_head_that_learns_faster_decays_as_it_would_and_nothing_is_left_out():
+    model = segmenter()
+    decay = {}
+    for head_lr in (1.0, 10.0):
+        groups = build_optimizer(model, OptimizerSettings(head_lr=head_lr, weight_decay=0.3)).param_groups
+        decay[head_lr] = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+    assert decay[10.0] == decay[1.0]
+    assert len(decay[1.0]) == len(list(model.parameters()))
+    of_name = {name: decay[10.0][id(p)] for name, p in model.named_parameters()}
+    assert of_name["backbone.pos_embed"] == of_name["decode_head.linear_fuse.bn.weight"] == 0
+    assert of_name["decode_head.linear_pred.weight"] == 0.3
+
+
 def test_an_unknown_optimizer_and_an_argument_it_does_not_take_are_refused():
     with pytest.raises(ValueError, match=r"optimizer\.name to be one of timm's .*adamw.*got 'adamv'"):
         build_optimizer(nn.Linear(2, 2), OptimizerSettings(name="adamv"))

@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 LABELS = ("Row", "Score", "Hardware", "Hours", "Command", "Not verified here")
 IMAGENET = 1_281_167
+CITYSCAPES = 2_975
 
 every_recipe = pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 
@@ -45,6 +46,8 @@ def test_the_recipes_that_the_documents_name_are_there() -> None:
         "swin_tiny_tap_adl",
         "finetune_timm",
         "fashion_mnist_tiny",
+        "fan_base_hybrid_segmentation_cityscapes",
+        "scenes_tiny_segmentation",
     }
 
 
@@ -58,7 +61,8 @@ def test_a_recipe_is_read_and_its_resolved_form_says_the_same(path: Path, tmp_pa
 @every_recipe
 def test_a_recipe_has_known_keys_alone_in_the_order_of_the_sections(path: Path) -> None:
     content = read_file(path)
-    keys = {f"{section}.{name}" for section, values in content.items() for name in values}
+    top = {"task"} & content.keys()
+    keys = top | {f"{section}.{name}" for section in content.keys() - top for name in content[section]}
     assert keys <= set(known_keys())
     assert {"tap.enabled", "adl.enabled", "optimizer.lr", "training.batch_size", "training.epochs"} <= keys
 
@@ -138,6 +142,24 @@ def test_the_fan_recipe_has_the_values_of_the_release() -> None:
     assert (augmentation.mixup, augmentation.cutmix, augmentation.label_smoothing) == (0.8, 1.0, 0.1)
     assert (augmentation.crop_pct, augmentation.interpolation) == (1.0, "bicubic")
     assert settings.training.ema_decay is not None
+
+
+def test_the_recipe_of_the_papers_segmenter_has_the_values_of_the_release() -> None:
+    settings = parsed("fan_base_hybrid_segmentation_cityscapes")
+    assert (settings.task, settings.segmentation.dataset) == ("segmentation", "cityscapes")
+    assert settings.model.name == "tap_fan_base_16_p4_hybrid"
+    optimizer = settings.optimizer
+    assert (optimizer.name, optimizer.lr, optimizer.head_lr) == ("adamw", 6e-5, 10)
+    assert (optimizer.betas, optimizer.weight_decay) == ((0.9, 0.999), 0.01)
+    assert (settings.schedule.name, settings.schedule.min_lr) == ("poly", 0)
+    assert settings.schedule.warmup_lr == pytest.approx(1e-6 * 6e-5)
+    plan = StepPlan.of(settings, CITYSCAPES, world_size=8)
+    assert (plan.total_steps, plan.warmup_steps, plan.micro_batch_size) == (160_000, 1500, 1)
+    segmentation = settings.segmentation
+    assert (segmentation.crop_size, segmentation.window) == ((1024, 1024), (1024, 1024))
+    assert (segmentation.stride, segmentation.scale) == ((768, 768), (0.5, 2.0))
+    assert (segmentation.embed_dim, segmentation.count_ignored) == (768, True)
+    assert (settings.adl.enabled, settings.adl.weight, settings.adl.tau) == (True, 1, 2)
 
 
 def test_only_rvt_has_the_patch_augmentation() -> None:

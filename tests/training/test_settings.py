@@ -1,5 +1,6 @@
 import math
-from dataclasses import FrozenInstanceError, fields
+import re
+from dataclasses import FrozenInstanceError, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -16,6 +17,7 @@ from tapadl.training.settings import (
     ModelSettings,
     OptimizerSettings,
     ScheduleSettings,
+    SegmentationSettings,
     Settings,
     TapSettings,
     TrainingSettings,
@@ -67,6 +69,17 @@ DATA = DataSettings("embedded")
             {"augmix": True, "auto_augment": "rand-m9"},
             "augmentation.auto_augment to be null where augmentation.augmix is true, got 'rand-m9'",
         ),
+        (SegmentationSettings, {"dataset": "voc"}, "segmentation.dataset to be one of cityscapes, acdc, ade"),
+        (SegmentationSettings, {"crop_size": (0, 8)}, "segmentation.crop_size to be at least 1, got [0, 8]"),
+        (SegmentationSettings, {"scale": (2.0, 0.5)}, "segmentation.scale as the lower and the upper end"),
+        (SegmentationSettings, {"max_class_share": 0.0}, "segmentation.max_class_share to be above 0 and at"),
+        (SegmentationSettings, {"stride": (8, 8)}, "stride to be null where segmentation.window is null"),
+        (
+            SegmentationSettings,
+            {"window": (16, 8), "stride": (8, 9)},
+            "segmentation.stride to be at most segmentation.window, [16, 8], got [8, 9]",
+        ),
+        (OptimizerSettings, {"head_lr": 0.0}, "optimizer.head_lr to be above 0, got 0.0"),
         (OptimizerSettings, {"lr": 0.0}, "optimizer.lr to be above 0, got 0.0"),
         (OptimizerSettings, {"lr": "1e-3"}, "optimizer.lr to be above 0, got '1e-3'"),
         (OptimizerSettings, {"betas": (0.9, 1.0)}, "optimizer.betas to be at least 0 and below 1"),
@@ -125,6 +138,51 @@ def test_sections_that_contradict_one_another_are_refused(sections: dict[str, An
     assert message in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("task", "sections", "key"),
+    [
+        ("segmentation", {"augmentation": AugmentationSettings(mixup=0.8)}, "augmentation.mixup"),
+        (
+            "segmentation",
+            {"augmentation": AugmentationSettings(auto_augment="x")},
+            "augmentation.auto_augment",
+        ),
+        (
+            "segmentation",
+            {"augmentation": AugmentationSettings(color_jitter=None)},
+            "augmentation.color_jitter",
+        ),
+        ("segmentation", {"augmentation": AugmentationSettings(crop_pct=0.9)}, "augmentation.crop_pct"),
+        ("segmentation", {"data": DataSettings("a", num_classes=3)}, "data.num_classes"),
+        ("segmentation", {"model": ModelSettings("vit", img_size=32)}, "model.img_size"),
+        ("segmentation", {"optimizer": OptimizerSettings(layer_decay=0.5)}, "optimizer.layer_decay"),
+        ("classification", {"segmentation": SegmentationSettings(embed_dim=64)}, "segmentation.embed_dim"),
+        ("classification", {"segmentation": SegmentationSettings(photometric=False)}, "segmentation.photo"),
+        ("classification", {"optimizer": OptimizerSettings(head_lr=10.0)}, "optimizer.head_lr"),
+    ],
+)
+def test_a_setting_of_the_other_task_is_refused(task: Any, sections: dict[str, Any], key: str) -> None:
+    other = "classification" if task == "segmentation" else "segmentation"
+    with pytest.raises(
+        ValueError, match=rf"^expected {re.escape(key)}.*where task is {task}, .* of {other}$"
+    ):
+        Settings(**{"model": MODEL, "data": DATA, **sections}, task=task)
+
+
+def test_what_both_tasks_use_may_be_set_for_both() -> None:
+    augmentation = AugmentationSettings(hflip=0.0, mean=(0.5,) * 3, std=(0.5,) * 3)
+    for task in ("classification", "segmentation"):
+        model = ModelSettings("vit", drop_path=0.1, options={"depth": 2})
+        Settings(model, DATA, task=task, augmentation=augmentation)  # type: ignore[arg-type]
+
+
+def test_an_unknown_task_and_a_segmenter_by_a_function_of_ones_own_are_refused() -> None:
+    with pytest.raises(ValueError, match="expected task to be one of classification, segmentation, got 'x'"):
+        Settings(MODEL, DATA, task="x")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"model\.name to be a backbone of timm .* got 'a:b'"):
+        Settings(ModelSettings("a:b"), DATA, task="segmentation")
+
+
 def test_the_ends_of_the_ranges_are_allowed() -> None:
     AdlSettings(weight=0.0, tau=0.0, query_fraction=1.0)
     AugmentationSettings(scale=(1.0, 1.0), hflip=1.0, mean=(0.0,), std=(1.0,), reprob=0.0)
@@ -146,7 +204,7 @@ def test_settings_cannot_be_changed() -> None:
         MODEL.name = "another"  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("kind", [Settings, *get_type_hints(Settings).values()])
+@pytest.mark.parametrize("kind", [Settings, *filter(is_dataclass, get_type_hints(Settings).values())])
 def test_the_docstring_says_what_every_field_is_and_nothing_else(kind: type) -> None:
     assert list(descriptions(kind)) == [item.name for item in fields(kind)]
     assert all(descriptions(kind).values())

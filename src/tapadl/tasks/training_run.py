@@ -2,11 +2,11 @@
 
 import json
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import torch
 import torch.distributed as dist
@@ -42,10 +42,18 @@ JOB_KIND = JobKind(
     advice="name another folder, or remove this one to begin anew",
 )
 
+if TYPE_CHECKING:
+    from tapadl.tasks.segmentation.recipe import SegmentationRecipe
+Recipe: TypeAlias = "ClassificationRecipe | SegmentationRecipe"
+
 # What may differ when a run goes on: where and how it is computed and told, not what comes out. Images are
 # told apart by what they are, not by where they lie.
 _FREE = ("checkpoint", "logging", "evaluation")
-_FREE_KEYS = {"data": ("train", "val", "extra_train", "workers", "on_error"), "training": ("device",)}
+_FREE_KEYS = {
+    "data": ("train", "val", "extra_train", "workers", "on_error"),
+    "segmentation": ("window", "stride"),
+    "training": ("device",),
+}
 
 
 class Watcher(Protocol):
@@ -74,8 +82,9 @@ def run_training(settings: Settings, out: Path | None, watcher: Watcher, *, comm
     """Train what the settings describe, or go on where an earlier call in the same folder was interrupted.
 
     The folder gets `settings.yaml`, every setting; `starts.json`, when and with what it was started;
-    `config.json`, the model as timm reads it; `log.jsonl`; `checkpoints/`; `best.safetensors`, the weights of
-    the best evaluation so far; and at the end `curves.png` and `model.safetensors`, the result.
+    `config.json`, the model as timm reads it, or a segmenter's description; `log.jsonl`; `checkpoints/`;
+    `best.safetensors`, the weights of the best evaluation so far; and at the end `curves.png` and
+    `model.safetensors`, the result.
 
     Args:
         settings: Of the run.
@@ -99,7 +108,7 @@ def run_training(settings: Settings, out: Path | None, watcher: Watcher, *, comm
         first = dist.get_rank() == 0
         try:
             with stop.interrupting():
-                recipe = ClassificationRecipe.of(settings, device, watcher.shown if first else None)
+                recipe = _recipe_of(settings, device, watcher.shown if first else None)
         except StopRequestedError:
             return None
         with _opened(settings, recipe, out) as folder:
@@ -119,7 +128,7 @@ def run_training(settings: Settings, out: Path | None, watcher: Watcher, *, comm
                 on_progress=watcher.trained,
                 on_evaluation=watcher.evaluated,
                 on_step=watcher.stepped,
-                on_best=lambda weights: _write_weights(folder / BEST_WEIGHTS, weights, settings, recipe),
+                on_best=lambda weights: _write_weights(folder / BEST_WEIGHTS, weights, recipe),
                 tell=watcher.tell,
                 stop=stop,
             )
@@ -129,23 +138,39 @@ def run_training(settings: Settings, out: Path | None, watcher: Watcher, *, comm
                 draw_curves(RunLog(folder / LOG).lines(), folder / CURVES)
                 if outcome.finished:
                     # last: it says that the run is finished
-                    _write_weights(folder / WEIGHTS, outcome.weights, settings, recipe)
+                    _write_weights(folder / WEIGHTS, outcome.weights, recipe)
                 watcher.tell(_last_sentence(folder, outcome, recipe))
             dist.barrier()
             return outcome
 
 
-def _identity(settings: Settings, recipe: ClassificationRecipe) -> dict[str, dict[str, Any]]:
+def _recipe_of(
+    settings: Settings, device: torch.device, on_shown: Callable[[int, int], None] | None
+) -> Recipe:
+    if settings.task == "classification":
+        return ClassificationRecipe.of(settings, device, on_shown)
+    from tapadl.tasks.segmentation.recipe import SegmentationRecipe
+
+    return SegmentationRecipe.of(settings, device, on_shown)
+
+
+def _identity(settings: Settings, recipe: Recipe) -> dict[str, dict[str, Any]]:
     """What tells a run from others: all that decides the weights it ends with."""
-    kept = {name: dict(values) for name, values in settings.to_json().items() if name not in _FREE}
+    sections = settings.to_json()
+    task = sections.pop("task")
+    kept = {name: dict(values) for name, values in sections.items() if name not in _FREE}
     for section, keys in _FREE_KEYS.items():
         for key in keys:
             del kept[section][key]
+    if task == "classification":  # as it was before there were others
+        del kept["segmentation"], kept["optimizer"]["head_lr"]
+    else:
+        kept["run"] = {"task": task}
     return {**kept, "images": recipe.identity()}
 
 
 @contextmanager
-def _opened(settings: Settings, recipe: ClassificationRecipe, out: Path | None) -> Iterator[Path]:
+def _opened(settings: Settings, recipe: Recipe, out: Path | None) -> Iterator[Path]:
     """The folder of the run in every process, held by the first."""
     with ExitStack() as stack:
         told: list[Any] = [None]
@@ -208,23 +233,17 @@ def _tell_skipped(paths: list[str], watcher: Watcher) -> None:
         watcher.tell(f"skipped {len(paths)} training images that cannot be read: {shown}")
 
 
-def _write_config(folder: Path, recipe: ClassificationRecipe) -> None:
-    config = recipe.built.config
+def _write_config(folder: Path, recipe: Recipe) -> None:
+    config = recipe.config()
     if config is not None:
-        described = {**config, "label_names": list(recipe.data.train.class_names)}
-        write_atomically(folder / CONFIG, json.dumps(described, indent=2).encode() + b"\n")
+        write_atomically(folder / CONFIG, json.dumps(config, indent=2).encode() + b"\n")
 
 
-def _write_weights(
-    path: Path, weights: Mapping[str, torch.Tensor], settings: Settings, recipe: ClassificationRecipe
-) -> None:
-    facts = {"tap_temperature": f"{settings.tap.temperature:g}"} if settings.tap.enabled else {}
-    if recipe.built.config is not None:
-        facts["model_name"] = recipe.built.config["architecture"]
-    write_atomically(path, save(dict(weights), facts))
+def _write_weights(path: Path, weights: Mapping[str, torch.Tensor], recipe: Recipe) -> None:
+    write_atomically(path, save(dict(weights), recipe.facts()))
 
 
-def _first_sentence(folder: Path, settings: Settings, recipe: ClassificationRecipe) -> str:
+def _first_sentence(folder: Path, settings: Settings, recipe: Recipe) -> str:
     parameters = sum(parameter.numel() for parameter in recipe.built.model.parameters())
     train = recipe.data.train
     return (
@@ -235,7 +254,7 @@ def _first_sentence(folder: Path, settings: Settings, recipe: ClassificationReci
     )
 
 
-def _last_sentence(folder: Path, outcome: Outcome, recipe: ClassificationRecipe) -> str:
+def _last_sentence(folder: Path, outcome: Outcome, recipe: Recipe) -> str:
     total = recipe.plan.total_steps
     if not outcome.finished:
         return f"stopped at step {outcome.step} of {total} and saved; the same command goes on from there"

@@ -16,6 +16,7 @@ from torch import nn
 from tapadl.attach import AttentionDiversificationLoss
 from tapadl.attach.capture import Captured, QueryKey
 from tapadl.ops.diversification import may_see
+from tapadl.training.settings import AdlSettings
 
 INTERVAL = 20
 """Steps from one measurement to the next. One of the gradient costs a further forward and backward."""
@@ -86,6 +87,16 @@ class DiversificationTerm:
         self._warmup = warmup
         self._target_share = target_share
         self._tau_quantile = tau_quantile
+
+    @classmethod
+    def of(cls, model: nn.Module, settings: AdlSettings) -> "DiversificationTerm | None":
+        """What the settings ask for; None where ADL is off.
+
+        Raises:
+            ValueError: If the model has no attention to hear.
+        """
+        arguments = {name: value for name, value in vars(settings).items() if name != "enabled"}
+        return cls(model, **arguments) if settings.enabled else None
 
     @property
     def adapts_weight(self) -> bool:

@@ -3,6 +3,7 @@
 import difflib
 import functools
 from collections.abc import Iterator, Sequence
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -68,10 +69,13 @@ def known_keys() -> dict[str, Any]:
         >>> known_keys()["optimizer.lr"]
         <class 'float'>
     """
-    sections = get_type_hints(Settings).items()
-    return {
-        f"{section}.{name}": hint for section, kind in sections for name, hint in get_type_hints(kind).items()
-    }
+    keys: dict[str, Any] = {}
+    for section, kind in get_type_hints(Settings).items():
+        if is_dataclass(kind):
+            keys |= {f"{section}.{name}": hint for name, hint in get_type_hints(kind).items()}
+        else:
+            keys[section] = kind  # stands at the top, in no section
+    return keys
 
 
 def _split(words: Sequence[str]) -> tuple[list[Path], list[tuple[str, str]]]:
@@ -113,7 +117,7 @@ def _from_file(path: Path) -> dict[str, Any]:
 
 def _flattened(content: dict[Any, Any], path: Path) -> Iterator[tuple[str, Any]]:
     for section, values in content.items():
-        if section not in get_type_hints(Settings):
+        if section not in get_type_hints(Settings) or section in known_keys():
             yield str(section), values
         elif isinstance(values, dict):
             yield from ((f"{section}.{name}", value) for name, value in values.items())
@@ -143,8 +147,12 @@ def _checked(key: str, value: Any, where: str) -> Any:
 
 def _settings(given: dict[str, Any]) -> Settings:
     sections: dict[str, dict[str, Any]] = {}
+    top: dict[str, Any] = {}
     for key, value in given.items():
         section, _, name = key.partition(".")
-        sections.setdefault(section, {})[name] = value
+        if name:
+            sections.setdefault(section, {})[name] = value
+        else:
+            top[key] = value
     kinds = get_type_hints(Settings)
-    return Settings(**{section: kinds[section](**values) for section, values in sections.items()})
+    return Settings(**top, **{section: kinds[section](**values) for section, values in sections.items()})

@@ -2,7 +2,8 @@
 
 import inspect
 import re
-from dataclasses import MISSING, Field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any, get_type_hints
 
 from tapadl.training.settings import Settings
@@ -17,6 +18,8 @@ settings:
 Each line has a key, its default, and what it is.
 """
 
+_TOP = "in no section: What kind of task"
+
 _EXAMPLES = """\
 examples:
   a minute on two cores, with the images in this package:
@@ -24,6 +27,9 @@ examples:
   your own images, a folder for each class, from pretrained weights:
     tapadl train --config recipes/finetune_timm.yaml \\
         --data.train flowers/train --data.val flowers/val --out runs/flowers
+  scenes with a class for every pixel, on a GPU:
+    tapadl train --config recipes/fan_base_hybrid_segmentation_cityscapes.yaml \\
+        --data.train cityscapes --data.val cityscapes --out runs/cityscapes
   the same without TAP and ADL, to compare: add
         --tap.enabled false --adl.enabled false
   a look at 500 steps of a long recipe, saved every 100:
@@ -37,17 +43,20 @@ examples:
 
 def help_text() -> str:
     """Every setting, by section: key, default, what it is; then examples."""
-    sections = [_section(name, kind) for name, kind in get_type_hints(Settings).items()]
-    return "\n".join([_INTRODUCTION, *sections, _EXAMPLES])
+    kinds: dict[str, Any] = get_type_hints(Settings)
+    top = [item for item in fields(Settings) if not is_dataclass(kinds[item.name])]
+    sections = [_section(name, kinds[name]) for name in kinds if is_dataclass(kinds[name])]
+    return "\n".join([_INTRODUCTION, _lines(_TOP, top, descriptions(Settings)), *sections, _EXAMPLES])
 
 
 def _section(name: str, kind: type[Any]) -> str:
-    described = descriptions(kind)
     summary = (inspect.getdoc(kind) or "").partition("\n")[0].rstrip(".")
-    lines = [f"{name}: {summary}"]
-    for item in fields(kind):
-        lines.append(f"  {item.name:<18} {_default(item):<15} {described.get(item.name, '')}".rstrip())
-    return "\n".join(lines) + "\n"
+    return _lines(f"{name}: {summary}", fields(kind), descriptions(kind))
+
+
+def _lines(title: str, items: "Sequence[Field[Any]]", described: Mapping[str, str]) -> str:
+    lines = [f"  {item.name:<18} {_default(item):<15} {described.get(item.name, '')}" for item in items]
+    return "\n".join([title, *(line.rstrip() for line in lines)]) + "\n"
 
 
 def descriptions(kind: type[Any]) -> dict[str, str]:

@@ -10,6 +10,7 @@ from tapadl.data.atomic import write_atomically
 CURVES = "curves.png"
 
 _LOSSES = ("loss", "cross_entropy", "augmented_cross_entropy")
+_SCORES = ("top1", "miou")
 # Wong, "Points of view: Color blindness", Nature Methods 2011
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
@@ -32,11 +33,11 @@ def draw_curves(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
 
     names = {name for line in trained for name in line}
     diversity = sorted(name for name in names if name.startswith("adl"))
-    scores = list(dict.fromkeys(name for line in evaluated for name in line if name.endswith("top1")))
+    scores = list(dict.fromkeys(name for line in evaluated for name in line if name.endswith(_SCORES)))
     panels = [
         ("loss", trained, [name for name in _LOSSES if name in names], 1.0),
         ("attention diversification", trained, diversity, 1.0),
-        ("top-1, percent", evaluated, scores, 100.0),
+        ("mIoU, percent" if "miou" in scores else "top-1, percent", evaluated, scores, 100.0),
         ("learning rate", trained, ["learning_rate"], 1.0),
         ("images a second", trained, ["images_per_second"], 1.0),
     ]
@@ -67,4 +68,6 @@ def draw_curves(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def _word(name: str) -> str:
-    return name.removesuffix("_top1").replace("top1", "clean").replace("_", " ")
+    for score in _SCORES:
+        name = "clean" if name == score else name.removesuffix(f"_{score}")
+    return name.replace("_", " ")

@@ -1,5 +1,6 @@
 """Optimizer and schedule, both timm's."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -7,6 +8,7 @@ from timm.optim import (  # type: ignore[attr-defined]
     create_optimizer_v2,
     get_optimizer_info,
     list_optimizers,
+    param_groups_weight_decay,
 )
 from timm.scheduler.cosine_lr import CosineLRScheduler
 from timm.scheduler.poly_lr import PolyLRScheduler
@@ -16,12 +18,16 @@ from torch import nn
 
 from tapadl.training.settings import OptimizerSettings, ScheduleSettings
 
+SEGMENTER_HEAD = "decode_head"
+"""The part of a segmenter that `optimizer.head_lr` is for."""
+
 
 def build_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:
     """An optimizer without weight decay for norms, biases and what the model names in `no_weight_decay()`.
 
     With `layer_decay` each layer below the head learns by that factor more slowly, the layers being those of
-    the model's `group_matcher()`.
+    the model's `group_matcher()`. With `head_lr` a segmenter's head has groups of its own, whose rate is that
+    many times the others' once a schedule has set it.
 
     Raises:
         ValueError: As `check_optimizer`.
@@ -33,6 +39,8 @@ def build_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.opti
     """
     check_optimizer(settings)
     given: dict[str, Any] = {"betas": settings.betas, "eps": settings.eps}
+    if settings.head_lr != 1:
+        given["param_group_fn"] = partial(_groups_with_head_apart, settings=settings)
     optimizer: torch.optim.Optimizer = create_optimizer_v2(
         model,
         opt=settings.name,
@@ -42,6 +50,22 @@ def build_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.opti
         **{name: value for name, value in given.items() if value is not None},
     )
     return optimizer
+
+
+def _groups_with_head_apart(model: Any, settings: OptimizerSettings) -> list[dict[str, Any]]:
+    """The groups of timm, each cut in two: the rest, and the head with the scale its schedules apply."""
+    heads = {
+        parameter for name, parameter in model.named_parameters() if name.startswith(f"{SEGMENTER_HEAD}.")
+    }
+    apart = []
+    for group in param_groups_weight_decay(
+        model, settings.weight_decay, no_weight_decay_list=model.no_weight_decay()
+    ):
+        for is_head, further in ((False, {}), (True, {"lr_scale": settings.head_lr})):
+            of_part = [parameter for parameter in group["params"] if (parameter in heads) == is_head]
+            if of_part:
+                apart.append({**group, "params": of_part, **further})
+    return apart
 
 
 def check_optimizer(settings: OptimizerSettings) -> None:

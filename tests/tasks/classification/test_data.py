@@ -8,7 +8,8 @@ from PIL import Image
 
 from tapadl.data.embedded import EmbeddedImages
 from tapadl.evaluation.preprocessing import Preprocessing
-from tapadl.tasks.classification.data import batches, make_training_set, open_data, workers_of
+from tapadl.tasks.batches import batches, workers_of
+from tapadl.tasks.classification.data import make_training_set, open_data
 from tapadl.training.settings import (
     AugmentationSettings,
     DataSettings,

@@ -16,13 +16,11 @@ from tapadl.attach.site import find_sites
 from tapadl.evaluation.library_preprocessing import from_timm
 from tapadl.evaluation.preprocessing import Preprocessing
 from tapadl.evaluation.sources import from_function
-from tapadl.evaluation.sources.source import nearest, told_in_a_sentence
-from tapadl.evaluation.weights import check_fit, find_saved_tap
+from tapadl.evaluation.sources.source import told_in_a_sentence
+from tapadl.evaluation.weights import check_fit
 from tapadl.models.checkpoint import read_state_dict
-from tapadl.models.registry import TAP_PREFIX
+from tapadl.tasks.starting_point import Weights, check_name, check_tap, checkpoint_gradients, split_tap
 from tapadl.training.settings import AugmentationSettings, ModelSettings, Settings, TapSettings
-
-Weights = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ def build_model(settings: Settings, num_classes: int) -> ClassifierModel:
         built, saved = _from_timm(settings.model, settings.augmentation, num_classes)
     _put_tap_in(built.model, settings.model, settings.tap, saved)
     if settings.training.grad_checkpointing:
-        _checkpoint_gradients(built.model, settings.model.name)
+        checkpoint_gradients(built.model, settings.model.name)
     return built
 
 
@@ -88,16 +86,7 @@ def _from_timm(
     """The model, and what a checkpoint holds of TAP that is not in it yet."""
     name = settings.name
     architecture = name.split(".")[0]
-    if not timm.is_model(architecture):
-        raise ValueError(f"timm knows no model {architecture!r}{nearest(architecture, timm.list_models())}")
-    if settings.pretrained:
-        registered = timm.get_pretrained_cfg(name, allow_unregistered=False)
-        if registered is None or not registered.has_weights:
-            known = ", ".join(timm.list_pretrained(f"{architecture}.*")) or "none"
-            raise ValueError(
-                f"no weights of {name} can be downloaded, those of {architecture} are: {known}; "
-                f"give a file with --model.checkpoint, or leave out model.pretrained"
-            )
+    check_name(settings)
     given = {"img_size": settings.img_size, "drop_path_rate": settings.drop_path}
     options = {key: value for key, value in given.items() if value is not None} | settings.options
     options["num_classes"] = num_classes
@@ -105,7 +94,7 @@ def _from_timm(
         model = timm.create_model(name, pretrained=settings.pretrained, **options)
     later: Weights = {}
     if settings.checkpoint is not None:
-        state, later = _without_tap(model, read_state_dict(settings.checkpoint)[0])
+        state, later = split_tap(model, read_state_dict(settings.checkpoint)[0])
         with told_in_a_sentence(f"the weights in {settings.checkpoint.name} do not fit {name}"):
             model = timm.create_model(
                 name, pretrained=True, pretrained_cfg_overlay=_source(model, state, num_classes), **options
@@ -186,34 +175,14 @@ def _from_function(
 
 
 def _load_own(model: nn.Module, path: Path) -> Weights:
-    state, later = _without_tap(model, read_state_dict(path)[0])
+    state, later = split_tap(model, read_state_dict(path)[0])
     check_fit(model, state, path.name)
     model.load_state_dict(state)
     return later
 
 
-def _without_tap(model: nn.Module, state: Weights) -> tuple[Weights, Weights]:
-    """The weights of a checkpoint, and those of TAP in it that the model does not have yet."""
-    own = model.state_dict().keys()
-    blocks = find_saved_tap({key: value.shape for key, value in state.items() if key not in own})
-    starts = tuple(f"{block}.tap." for block in blocks)
-    later = {key: value for key, value in state.items() if starts and key.startswith(starts)}
-    return {key: value for key, value in state.items() if key not in later}, later
-
-
 def _put_tap_in(model: nn.Module, settings: ModelSettings, tap: TapSettings, saved: Weights) -> None:
-    if settings.name.startswith(TAP_PREFIX):
-        if (tap.num_branches, tap.temperature, tap.init, tap.blocks) != (4, 1.0, "paper", None):
-            raise ValueError(
-                f"expected the default tap settings for {settings.name}, which has TAP built in; name "
-                f"{settings.name.removeprefix(TAP_PREFIX)} to choose others"
-            )
-        return
-    if not tap.enabled:
-        if saved:
-            raise ValueError(
-                f"expected tap.enabled to be true, for {settings.checkpoint} holds TAP, got false"
-            )
+    if not check_tap(settings, tap, saved):
         return
     attach_tap(
         model,
@@ -226,13 +195,3 @@ def _put_tap_in(model: nn.Module, settings: ModelSettings, tap: TapSettings, sav
         assert settings.checkpoint is not None
         check_fit(model, dict(model.state_dict()) | saved, settings.checkpoint.name)
         model.load_state_dict(saved, strict=False)
-
-
-def _checkpoint_gradients(model: nn.Module, name: str) -> None:
-    switch = getattr(model, "set_grad_checkpointing", None)
-    if switch is None:
-        raise ValueError(
-            f"expected training.grad_checkpointing to be false for {name}, which has no "
-            f"set_grad_checkpointing()"
-        )
-    switch(True)

@@ -11,13 +11,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from tapadl.evaluation.preprocessing import Preprocessing
-from tapadl.tasks.classification.data import (
-    ClassificationData,
-    batches,
-    make_training_set,
-    open_data,
-    workers_of,
-)
+from tapadl.tasks.batches import batches, workers_of
+from tapadl.tasks.classification.data import ClassificationData, make_training_set, open_data
 from tapadl.tasks.classification.model import ClassifierModel, build_model
 from tapadl.tasks.classification.scores import Scores
 from tapadl.training.adaptation import DiversificationTerm
@@ -25,7 +20,7 @@ from tapadl.training.engine import Ingredients
 from tapadl.training.mixing import Mixing, patch_augmentation
 from tapadl.training.objective import ClassificationObjective
 from tapadl.training.optimizer import build_optimizer, build_schedule, check_optimizer
-from tapadl.training.settings import Settings
+from tapadl.training.settings import Settings, TapSettings
 from tapadl.training.step_plan import StepPlan
 
 
@@ -39,6 +34,7 @@ class ClassificationRecipe:
         built: The model, and how others build it again.
         data: The images.
         unreadable: The paths of training images that were skipped up to now, in this process.
+        tap: How TAP is built.
     """
 
     ingredients: Ingredients
@@ -46,6 +42,7 @@ class ClassificationRecipe:
     built: ClassifierModel
     data: ClassificationData
     unreadable: Callable[[], list[str]]
+    tap: TapSettings
 
     @classmethod
     def of(
@@ -97,12 +94,24 @@ class ClassificationRecipe:
             evaluate=evaluate,
             units=built.blocks(),
         )
-        return cls(ingredients, plan, built, data, lambda: training_set.unreadable)
+        return cls(ingredients, plan, built, data, lambda: training_set.unreadable, settings.tap)
 
     def identity(self) -> dict[str, Any]:
         """What the images are, so that a run goes on with the same ones only."""
         val = None if self.data.val is None else self.data.val.fingerprint
         return {"train": self.data.train.fingerprint, "val": val, "classes": self.data.num_classes}
+
+    def config(self) -> dict[str, Any] | None:
+        """The model as timm reads it, with the names of the classes; None for one of an own function."""
+        config = self.built.config
+        return None if config is None else {**config, "label_names": list(self.data.train.class_names)}
+
+    def facts(self) -> dict[str, str]:
+        """What a file says of its weights."""
+        facts = {"tap_temperature": f"{self.tap.temperature:g}"} if self.tap.enabled else {}
+        return (
+            facts if self.built.config is None else facts | {"model_name": self.built.config["architecture"]}
+        )
 
 
 def make_objective(
@@ -113,20 +122,8 @@ def make_objective(
     Raises:
         ValueError: If ADL finds no attention in the model.
     """
-    augmentation, adl = settings.augmentation, settings.adl
-    diversification = None
-    if adl.enabled:
-        diversification = DiversificationTerm(
-            model,
-            weight=adl.weight,
-            tau=adl.tau,
-            warmup=adl.warmup,
-            target_share=adl.target_share,
-            tau_quantile=adl.tau_quantile,
-            blocks=adl.blocks,
-            patch_tokens_only=adl.patch_tokens_only,
-            query_fraction=adl.query_fraction,
-        )
+    augmentation = settings.augmentation
+    diversification = DiversificationTerm.of(model, settings.adl)
     mixing = Mixing(
         num_classes,
         mixup=augmentation.mixup,

@@ -11,12 +11,15 @@ from tapadl.training.settings.optimization import (
 )
 from tapadl.training.settings.output import CheckpointSettings, EvaluationSettings, LoggingSettings
 from tapadl.training.settings.run import Settings
+from tapadl.training.settings.segmentation import Dataset, SegmentationSettings
+from tapadl.training.settings.task import Task
 
 __all__ = [
     "AdlSettings",
     "AugmentationSettings",
     "CheckpointSettings",
     "DataSettings",
+    "Dataset",
     "EvaluationSettings",
     "LoggingSettings",
     "ModelSettings",
@@ -24,7 +27,9 @@ __all__ = [
     "Parallel",
     "Precision",
     "ScheduleSettings",
+    "SegmentationSettings",
     "Settings",
     "TapSettings",
+    "Task",
     "TrainingSettings",
 ]

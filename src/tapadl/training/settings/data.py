@@ -25,6 +25,7 @@ class DataSettings:
     Args:
         train: Folder, wds/..., hfds/... or embedded; a folder has a folder of images for each class, the
             next two are names of timm's readers, and embedded is the part of Fashion-MNIST in this package.
+            Of segmentation the root of the data set.
         val: The same to evaluate on, null: do not.
         num_classes: Width of the logits, null: as in the data.
         workers: Processes that read, null: the spare cores; for each process that trains. The result does

@@ -33,6 +33,7 @@ class OptimizerSettings:
         betas: Of the moments, null: the optimizer's.
         eps: In the divisor, null: the optimizer's.
         layer_decay: Factor on lr a layer down, null: none; in (0, 1].
+        head_lr: Factor on lr in a segmenter's head; warm-up and decay included.
         clip_grad: Largest norm of the gradient, null: any; over all parameters.
 
     Raises:
@@ -45,11 +46,12 @@ class OptimizerSettings:
     betas: tuple[float, float] | None = None
     eps: float | None = None
     layer_decay: float | None = None
+    head_lr: float = 1.0
     clip_grad: float | None = None
 
     def __post_init__(self) -> None:
         check_named(self, "name")
-        check_numbers(self, POSITIVE, "lr", "eps", "clip_grad")
+        check_numbers(self, POSITIVE, "lr", "eps", "head_lr", "clip_grad")
         check_numbers(self, AT_LEAST_0, "weight_decay")
         check_numbers(self, Interval(0, 1, without_high=True), "betas")
         check_numbers(self, Interval(0, 1, without_low=True), "layer_decay")

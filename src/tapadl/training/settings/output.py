@@ -44,7 +44,8 @@ class EvaluationSettings:
         every_epochs: After each so many epochs.
         corruptions: Also, as [fog, jpeg_compression]; [] for clean images alone.
         severities: Of the corruptions, 1 to 5.
-        images: Corrupt so many of them, null: all; as many of each class, always the same ones.
+        images: Corrupt so many of them, null: all; always the same ones, of
+            classes as many of each.
 
     Raises:
         ValueError: If a value is out of range, or a corruption is unknown.

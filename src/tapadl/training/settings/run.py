@@ -1,6 +1,6 @@
 """All settings of a run together."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 from tapadl.training.settings.checks import to_plain
@@ -8,6 +8,8 @@ from tapadl.training.settings.data import AugmentationSettings, DataSettings
 from tapadl.training.settings.model import AdlSettings, ModelSettings, TapSettings
 from tapadl.training.settings.optimization import OptimizerSettings, ScheduleSettings, TrainingSettings
 from tapadl.training.settings.output import CheckpointSettings, EvaluationSettings, LoggingSettings
+from tapadl.training.settings.segmentation import SegmentationSettings
+from tapadl.training.settings.task import Task, check_task
 
 
 @dataclass(frozen=True)
@@ -15,10 +17,12 @@ class Settings:
     """Everything that decides what a training run does.
 
     Args:
+        task: classification or segmentation; a class for each image, or for each pixel.
         model: What is trained.
         data: Which images it sees.
         tap: Token-aware average pooling.
         adl: The attention diversification loss.
+        segmentation: What only segmentation needs to know.
         augmentation: What is done to the images.
         optimizer: How a step moves the weights.
         schedule: How the learning rate goes.
@@ -36,10 +40,12 @@ class Settings:
         (4, 2.0)
     """
 
+    task: Task = field(default="classification", kw_only=True)
     model: ModelSettings
     data: DataSettings
     tap: TapSettings = field(default_factory=TapSettings)
     adl: AdlSettings = field(default_factory=AdlSettings)
+    segmentation: SegmentationSettings = field(default_factory=SegmentationSettings, kw_only=True)
     augmentation: AugmentationSettings = field(default_factory=AugmentationSettings)
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
@@ -49,6 +55,12 @@ class Settings:
     logging: LoggingSettings = field(default_factory=LoggingSettings)
 
     def __post_init__(self) -> None:
+        check_task(self.task, vars(self))
+        if self.task == "segmentation" and ":" in self.model.name:
+            raise ValueError(
+                f"expected model.name to be a backbone of timm where task is segmentation, "
+                f"got {self.model.name!r}"
+            )
         if self.model.name.startswith("tap_") and not self.tap.enabled:
             raise ValueError(
                 f"expected tap.enabled to be true for {self.model.name}, which has TAP built in, got False; "
@@ -77,6 +89,7 @@ class Settings:
         if self.evaluation.corruptions and self.data.val is None:
             raise ValueError("expected data.val, whose images evaluation.corruptions corrupts, got none")
 
-    def to_json(self) -> dict[str, dict[str, Any]]:
+    def to_json(self) -> dict[str, Any]:
         """As plain data, section by section; every key stands in it."""
-        return {item.name: to_plain(getattr(self, item.name)) for item in fields(self)}
+        values = ((item.name, getattr(self, item.name)) for item in fields(self))
+        return {name: to_plain(value) if is_dataclass(value) else value for name, value in values}
