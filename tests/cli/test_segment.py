@@ -72,8 +72,12 @@ def test_pictures_become_masks_overlays_and_names_of_classes(capsys):
     overlay = read("out/overlays/a.jpg").astype(int)
     np.testing.assert_allclose(overlay[6, 4], (255, 127, 0), atol=12)  # half red, half yellow
     np.testing.assert_allclose(overlay[6, 15], (0, 0, 127), atol=12)
-    classes = json.loads(Path("out/classes.json").read_text())["classes"]
-    assert classes[1] == {"name": "red", "value": 24, "colour": [255, 255, 0]}
+    assert json.loads(Path("out/classes.json").read_text()) == {
+        "class_names": ["dark", "red"],
+        "values": [7, 24],
+        "ignored": [],
+        "colours": [[0, 0, 255], [255, 255, 0]],
+    }
     assert "3 pictures: out/overlays" in capsys.readouterr().out
 
 

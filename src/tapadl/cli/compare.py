@@ -6,14 +6,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
     from typing import Any
 
+    from rich.table import Table
+
+    Pages = tuple[()] | tuple[Path, Path]
     Commands = argparse._SubParsersAction[Any]
+
+# The kind of a segmenter's result, known here so that a classifier's is read without its code.
+SEGMENTATION = "segmentation"
 
 _DESCRIPTION = """\
 Compare results of `tapadl evaluate`, image by image, with the first of them. For every
-metric: both values, the difference with its 95 % bootstrap interval over images, and
-the p value of a paired test. Results that do not show the same images in the same
+metric: both values, the difference with its 95 % bootstrap interval over images, and,
+of classifiers, the p value of a paired test. Results that do not show the same images in the same
 conditions are refused, and what differs is named.
 
 Whether a difference is one of two sets of weights says nothing about the method that
@@ -56,35 +63,72 @@ def add_command(commands: "Commands", formatter: type[argparse.HelpFormatter]) -
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the table and write the pages; 0."""
-    from tapadl.cli.output import LastingOutput, make_console, say
-    from tapadl.cli.tables import comparison_tables
-    from tapadl.evaluation.benchmark_result import EvaluationResult
-    from tapadl.evaluation.compare import compare
+    from tapadl.data.json_file import load_json
     from tapadl.evaluation.evaluate import RESULT
-    from tapadl.evaluation.report import write_report
 
     if len(arguments.results) < 2:
         raise ValueError(f"expected at least two results to compare, got {len(arguments.results)}")
     paths = [path / RESULT if path.is_dir() else path for path in arguments.results]
-    results = [EvaluationResult.load(path) for path in paths]
+    segmentation = [load_json(path).get("kind") == SEGMENTATION for path in paths]
+    if any(segmentation) and not all(segmentation):
+        other = paths[segmentation.index(False)]
+        raise ValueError(
+            f"expected results of one task, got one of segmentation in {paths[segmentation.index(True)]} and "
+            f"another kind in {other}"
+        )
     pages = () if arguments.out is None else _pages(arguments.out)
+    return (_compare_segmenters if all(segmentation) else _compare_classifiers)(arguments, paths, pages)
+
+
+def _compare_classifiers(arguments: argparse.Namespace, paths: list[Path], pages: "Pages") -> int:
+    from tapadl.cli.tables import comparison_tables
+    from tapadl.evaluation.benchmark_result import EvaluationResult
+    from tapadl.evaluation.compare import compare
+    from tapadl.evaluation.report import write_report
+
+    results = [EvaluationResult.load(path) for path in paths]
+    _check_pages(arguments, pages)
+    comparison = compare(results, arguments.benchmark)
+    if pages:
+        write_report(results, *pages, comparison=comparison)
+    _print(comparison_tables(comparison), comparison.left_out, pages)
+    return 0
+
+
+def _compare_segmenters(arguments: argparse.Namespace, paths: list[Path], pages: "Pages") -> int:
+    from tapadl.cli.segmentation_tables import comparison_tables
+    from tapadl.tasks.segmentation.evaluation.compare import compare
+    from tapadl.tasks.segmentation.evaluation.report import write_report
+    from tapadl.tasks.segmentation.evaluation.result import SegmentationResult
+
+    results = [SegmentationResult.load(path) for path in paths]
+    _check_pages(arguments, pages)
+    comparison = compare(results, arguments.benchmark)
+    if pages:
+        write_report(results, *pages, comparison=comparison)
+    _print(comparison_tables(comparison), comparison.left_out, pages)
+    return 0
+
+
+def _check_pages(arguments: argparse.Namespace, pages: "Pages") -> None:
     for page in pages:
         if page.exists() and not arguments.overwrite:
             raise FileExistsError(
                 f"expected no {page.name} in {page.parent}, found one; name another folder, "
                 "or pass --overwrite to replace it"
             )
-    comparison = compare(results, arguments.benchmark)
-    if pages:
-        write_report(results, *pages, comparison=comparison)
+
+
+def _print(tables: "Iterable[Table]", left_out: "Sequence[str]", pages: "Pages") -> None:
+    from tapadl.cli.output import LastingOutput, make_console, say
+
     console = make_console(LastingOutput(sys.stdout))
-    for table in comparison_tables(comparison):
+    for table in tables:
         console.print(table)
-    if comparison.left_out:
-        say(console, f"left out, as not all results have them: {', '.join(comparison.left_out)}")
+    if left_out:
+        say(console, f"left out, as not all results have them: {', '.join(left_out)}")
     if pages:
         say(console, f"page: {pages[0]}")
-    return 0
 
 
 def _pages(out: Path) -> tuple[Path, Path]:

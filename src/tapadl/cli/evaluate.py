@@ -7,6 +7,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tapadl.cli.segment import add_prediction_options
+
 if TYPE_CHECKING:
     from typing import Any
 
@@ -18,15 +20,30 @@ if TYPE_CHECKING:
 _DESCRIPTION = """\
 Measure how a model holds: on clean, corrupted, perturbed, adversarial and shifted
 images. Writes result.json, report.md and report.html. Killed, the same command with
-the same --out goes on where it was.
+the same --out goes on where it was. With --task segmentation a segmenter is measured
+by mIoU.
 
 models:
   a timm name          vit_tiny_patch16_224, hf-hub:ORG/NAME, local-dir:FOLDER
   a file               fan.safetensors from tapadl convert; NAME with --checkpoint FILE
   another library      transformers:ID_OR_FOLDER, torchvision:vit_b_16
   your own             module:function that returns a model, or (model, Preprocessing)
+  a segmenter          a .safetensors file of tapadl train or tapadl convert, or
+                       module:function that returns (model, description)
 
 benchmarks:
+"""
+
+# Written here, for what knows them takes seconds to import; a test holds the two together.
+_SCENES = """
+benchmarks of segmentation:
+  cityscapes       Cityscapes, 19 classes
+  cityscapes-c     Cityscapes-C: stored, or 16 corruptions in memory
+  acdc             ACDC: fog, night, rain, snow
+  ade20k           ADE20K, 150 classes
+  ade20k-c         ADE20K, 19 corruptions in memory
+  segmentation-folder, segmentation-folder-c
+                   your images, masks and classes.json, as they are or corrupted
 """
 
 _EPILOG = """\
@@ -40,6 +57,12 @@ examples:
   a first look in minutes: 1,000 images, three corruptions:
     tapadl evaluate --model deit_tiny_patch16_224 --benchmark imagenet-c \\
         --data /data/imagenet/val --subset 1000 --corruptions fog snow jpeg_compression
+  a segmenter on Cityscapes-C, in the published windows:
+    tapadl evaluate --task segmentation --model runs/streets/model.safetensors \\
+        --benchmark cityscapes-c --data /data/cityscapes --window 1024 --stride 768
+  masks for the server of ACDC:
+    tapadl evaluate --task segmentation --model runs/streets/model.safetensors \\
+        --benchmark acdc --data /data/acdc --split test --predictions
   on 8 GPUs, the same result:
     torchrun --nproc-per-node 8 -m tapadl evaluate ... --device cuda --out runs/deit
 
@@ -52,11 +75,17 @@ def add_command(commands: "Commands", formatter: type[argparse.HelpFormatter]) -
     parser = commands.add_parser(
         "evaluate",
         help="how a model holds under corruption, perturbation, attack and shift",
-        description=_DESCRIPTION + _benchmarks(),
+        description=_DESCRIPTION + _benchmarks() + _SCENES,
         epilog=_EPILOG,
         formatter_class=formatter,
     )
     what = parser.add_argument_group("what is evaluated")
+    what.add_argument(
+        "--task",
+        choices=("classification", "segmentation"),
+        default="classification",
+        help="what the model does (default: classification)",
+    )
     what.add_argument("--model", required=True, metavar="MODEL", help="see above")
     what.add_argument("--checkpoint", type=Path, metavar="FILE", help="weights for a model given by name")
     what.add_argument("--benchmark", required=True, nargs="+", metavar="NAME", help="one or several")
@@ -71,7 +100,7 @@ def add_command(commands: "Commands", formatter: type[argparse.HelpFormatter]) -
         "--corruptions",
         nargs="+",
         metavar="NAME",
-        help="only these, or all for all nineteen (default: the fifteen of mCE)",
+        help="only these, or all for all nineteen (default: the benchmark's own)",
     )
     what.add_argument(
         "--severities", nargs="+", type=int, default=[1, 2, 3, 4, 5], metavar="N", help="only these of 1 to 5"
@@ -79,6 +108,14 @@ def add_command(commands: "Commands", formatter: type[argparse.HelpFormatter]) -
     what.add_argument("--subset", type=int, metavar="N", help="only N images, a fixed list (default: all)")
     what.add_argument(
         "--jpeg85", action="store_true", help="put corrupted images through JPEG at quality 85 as published"
+    )
+    scenes = parser.add_argument_group("segmentation alone")
+    scenes.add_argument("--split", metavar="NAME", help="of the data set (default: val)")
+    add_prediction_options(scenes)
+    scenes.add_argument(
+        "--predictions",
+        action="store_true",
+        help="write masks with the numbers of the data set's label files",
     )
     attack = parser.add_argument_group("attacks on clean images")
     attack.add_argument("--attack", nargs="+", default=[], metavar="NAME", help="fgsm, pgd, autoattack")
@@ -88,7 +125,9 @@ def add_command(commands: "Commands", formatter: type[argparse.HelpFormatter]) -
 
     how = parser.add_argument_group("how")
     how.add_argument("--seed", type=int, default=0, metavar="N", help="of the corruptions (default: 0)")
-    how.add_argument("--batch-size", type=int, default=64, metavar="N", help="images at a time (default: 64)")
+    how.add_argument(
+        "--batch-size", type=int, metavar="N", help="images at a time (default: 64; segmentation: 1)"
+    )
     how.add_argument(
         "--workers", type=int, metavar="N", help="processes that read and corrupt (default: cores - 1)"
     )
@@ -133,12 +172,17 @@ def run(arguments: argparse.Namespace) -> int:
     from tapadl.evaluation.report import write_report
     from tapadl.evaluation.run import run_plan
 
-    conditions, settings = _conditions(arguments), _settings(arguments)
-    check_benchmarks(arguments.benchmark, conditions)
-    roots = _roots(arguments)
     workers = arguments.workers if arguments.workers is not None else _spare_cores()
     if workers < 0:
         raise ValueError(f"expected --workers of at least 0, got {workers}")
+    if arguments.task == "segmentation":
+        from tapadl.cli.evaluate_segmentation import run as run_segmentation
+
+        return run_segmentation(arguments, _roots(arguments), workers)
+    _check_no_segmentation(arguments)
+    conditions, settings = _conditions(arguments), _settings(arguments)
+    check_benchmarks(arguments.benchmark, conditions)
+    roots = _roots(arguments)
     with processes.joined():
         device = processes.find_device(arguments.device)
         plan = {name: make_parts(name, roots.get(name), conditions) for name in arguments.benchmark}
@@ -191,6 +235,16 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _check_no_segmentation(arguments: argparse.Namespace) -> None:
+    given = [
+        f"--{name}"
+        for name in ("split", "window", "stride", "flip", "scales", "predictions")
+        if getattr(arguments, name)
+    ]
+    if given:
+        raise ValueError(f"expected {given[0]} with --task segmentation alone, got it without")
+
+
 def _conditions(arguments: argparse.Namespace) -> "Conditions":
     from tapadl.corruptions import CORRUPTIONS
     from tapadl.evaluation.benchmarks import Conditions
@@ -212,7 +266,7 @@ def _settings(arguments: argparse.Namespace) -> "RunSettings":
 
     return RunSettings(
         seed=arguments.seed,
-        batch_size=arguments.batch_size,
+        batch_size=64 if arguments.batch_size is None else arguments.batch_size,
         precision=arguments.precision,
         compile=arguments.compile,
         attack=AttackSettings(_fraction(arguments.attack_eps), arguments.attack_norm, arguments.attack_steps),

@@ -35,7 +35,7 @@ examples:
     tapadl segment a.jpg b.jpg out --model model.safetensors --overlay-opacity 0.8
   large pictures in windows, as street scenes were published:
     tapadl segment frames out --model model.safetensors --window 1024 --stride 768
-  slower and a little better:
+  slower, and often a little better:
     tapadl segment frames out --model model.safetensors --flip --scales 0.75 1 1.25
 
 The orientation that a camera noted (EXIF) is not applied: turn such pictures first.

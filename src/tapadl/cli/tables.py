@@ -64,7 +64,7 @@ def evaluation_table(result: EvaluationResult) -> Table:
         for name, value in result.metrics(benchmark.benchmark).items():
             what = measure(name)
             error = what.number(errors[name]) if name in errors else ""
-            table.add_row(*about, _below(what.label), what.text(value), error)
+            table.add_row(*about, below(what.label), what.text(value), error)
             about = ["", "", ""]
         table.add_section()
     return table
@@ -90,7 +90,7 @@ def comparison_tables(comparison: Comparison) -> Iterator[Table]:
                 interval = one.interval and " to ".join(what.points(end) for end in one.interval)
                 better = "" if one.better is None else ("left", "right")[one.better]
                 table.add_row(
-                    _below(what.label),
+                    below(what.label),
                     what.text(one.reference),
                     what.text(one.other),
                     what.points(one.difference),
@@ -101,7 +101,7 @@ def comparison_tables(comparison: Comparison) -> Iterator[Table]:
             yield table
 
 
-def _below(label: str) -> str:
+def below(label: str) -> str:
     """The label of a part, such as "Flip probability, snow", as it stands below that of the whole."""
     return f"  {label.split(', ', 1)[1]}" if ", " in label else label
 

@@ -151,7 +151,10 @@ def segment_pictures(
                     problems.append(str(error))
                     continue
                 pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-                classes = predictor.classes(pixels).byte().cpu().numpy()
+                try:
+                    classes = predictor.classes(pixels).byte().cpu().numpy()
+                except ValueError as error:
+                    raise ValueError(f"{error} ({picture.path})") from error
                 write_atomically(files[0], _png(scheme.to_values(classes)))
                 write_atomically(files[1], _jpeg(overlay(image, classes, scheme, settings.opacity)))
             tell(1)
@@ -173,9 +176,8 @@ def _job_of(
 
 
 def _classes_text(scheme: LabelScheme) -> str:
-    rows = zip(scheme.class_names, scheme.values, scheme.colours, strict=True)
-    classes = [{"name": name, "value": value, "colour": list(colour)} for name, value, colour in rows]
-    return json.dumps({"classes": classes}, indent=1) + "\n"
+    """As a data set of one's own has it; see `tapadl.data.segmentation.folder`."""
+    return json.dumps(asdict(scheme), indent=1) + "\n"
 
 
 def _png(numbers: Mask) -> bytes:
