@@ -93,16 +93,18 @@ class LabelScheme:
 
 
 def distinct_colours(count: int) -> tuple[tuple[int, int, int], ...]:
-    """A colour for each class of a data set that has none of its own: hues a golden angle apart.
+    """A colour for each class of a data set that has none of its own, as far apart as so many can be.
+
+    Source: hue and lightness are the two coordinates of the R2 sequence, M. Roberts, "The Unreasonable
+        Effectiveness of Quasirandom Sequences", 2018.
 
     Example:
         >>> len(set(distinct_colours(150)))
         150
     """
-    turns = np.arange(count) * 0.381966 % 1  # the golden angle, in turns
-    lightness = 0.45 + 0.35 * (np.arange(count) * 0.618034 % 1)
+    turns, lightness = np.arange(1, count + 1) * np.array([[0.7548776662466927], [0.5698402909980532]]) % 1
     angles = 2 * np.pi * (turns[:, None] - np.array([0, 1 / 3, 2 / 3]))
-    channels = (255 * (lightness[:, None] + 0.35 * np.cos(angles))).clip(0, 255).astype(int)
+    channels = (255 * (0.3 + 0.45 * lightness[:, None] + 0.25 * np.cos(angles))).astype(int)
     return tuple((int(red), int(green), int(blue)) for red, green, blue in channels)
 
 
