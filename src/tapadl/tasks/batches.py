@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
+from tapadl.data.training_set import RandomItems
 from tapadl.training.objective import Batch
 from tapadl.training.sampling import EpochBatches
 from tapadl.training.settings import DataSettings, Settings
@@ -16,7 +17,7 @@ from tapadl.training.stopping import leave_stopping_to_trainer
 
 
 def batches(
-    training_set: Dataset[Any],
+    training_set: RandomItems[Any, Any],
     settings: Settings,
     step_plan: StepPlan,
     device: torch.device,
@@ -28,7 +29,7 @@ def batches(
     """
     training = settings.training
     order = EpochBatches(
-        len(training_set),  # type: ignore[arg-type]  # torch leaves __len__ out
+        len(training_set),
         training.batch_size,
         training.seed,
         rank=dist.get_rank(),

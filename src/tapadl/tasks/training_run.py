@@ -2,11 +2,11 @@
 
 import json
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -17,13 +17,14 @@ from tapadl.data.job_folder import JobKind, open_job_folder
 from tapadl.evaluation import processes
 from tapadl.evaluation.provenance import hardware, versions
 from tapadl.tasks.classification.recipe import ClassificationRecipe
+from tapadl.tasks.segmentation.recipe import SegmentationRecipe
 from tapadl.training.arguments import dump
 from tapadl.training.curves import CURVES, draw_curves
 from tapadl.training.diary import Progress
 from tapadl.training.engine import CHECKPOINTS, LOG, Outcome, train
 from tapadl.training.log import RunLog
 from tapadl.training.parallel import joined
-from tapadl.training.settings import Settings
+from tapadl.training.settings import Settings, Task
 from tapadl.training.stopping import StopRequestedError, StopSignal
 
 WEIGHTS = "model.safetensors"
@@ -42,9 +43,11 @@ JOB_KIND = JobKind(
     advice="name another folder, or remove this one to begin anew",
 )
 
-if TYPE_CHECKING:
-    from tapadl.tasks.segmentation.recipe import SegmentationRecipe
-Recipe: TypeAlias = "ClassificationRecipe | SegmentationRecipe"
+Recipe = ClassificationRecipe | SegmentationRecipe
+RECIPES: Mapping[Task, type[Recipe]] = {
+    "classification": ClassificationRecipe,
+    "segmentation": SegmentationRecipe,
+}
 
 # What may differ when a run goes on: where and how it is computed and told, not what comes out. Images are
 # told apart by what they are, not by where they lie.
@@ -108,7 +111,7 @@ def run_training(settings: Settings, out: Path | None, watcher: Watcher, *, comm
         first = dist.get_rank() == 0
         try:
             with stop.interrupting():
-                recipe = _recipe_of(settings, device, watcher.shown if first else None)
+                recipe = RECIPES[settings.task].of(settings, device, watcher.shown if first else None)
         except StopRequestedError:
             return None
         with _opened(settings, recipe, out) as folder:
@@ -142,16 +145,6 @@ def run_training(settings: Settings, out: Path | None, watcher: Watcher, *, comm
                 watcher.tell(_last_sentence(folder, outcome, recipe))
             dist.barrier()
             return outcome
-
-
-def _recipe_of(
-    settings: Settings, device: torch.device, on_shown: Callable[[int, int], None] | None
-) -> Recipe:
-    if settings.task == "classification":
-        return ClassificationRecipe.of(settings, device, on_shown)
-    from tapadl.tasks.segmentation.recipe import SegmentationRecipe
-
-    return SegmentationRecipe.of(settings, device, on_shown)
 
 
 def _identity(settings: Settings, recipe: Recipe) -> dict[str, dict[str, Any]]:
