@@ -1,0 +1,241 @@
+"""Scenes for segmentation that anyone can build: photographs of things pasted over photographs of places.
+
+    apt install tuxpaint-stamps-default mate-backgrounds ukui-wallpapers
+    python scripts/segmentation_scenes.py scenes
+
+Street data need a licence; these packages of Debian are free (GPL 2 and later, see their copyright files).
+The stamps of Tux Paint have an outline (alpha), and their top folders are the classes. Drawings are left out
+by a rule: a picture counts as a photograph if its opaque pixels have distinct colours in one of five at
+least. A class needs 18 photographs. A third of the stamps of each class and of the backgrounds is kept for
+the validation scenes: nothing that is seen there was seen in training.
+
+A scene follows from (seed, split, number) alone. Later stamps cover earlier ones; the class of a pixel is
+that of the topmost stamp whose alpha is above one half there. The result is a folder as
+`tapadl train --segmentation.dataset folder` and `tapadl evaluate --benchmark segmentation-folder` read it,
+with `manifest.json`: seed, sizes, and the SHA-256 of every picture that went in.
+"""
+
+import argparse
+import hashlib
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageEnhance
+from rich.progress import track
+
+STAMPS = Path("/usr/share/tuxpaint/stamps")
+BACKGROUNDS = Path("/usr/share/backgrounds")
+BACKGROUND = "background"
+# Of masks in pictures: dark gray for the background, then the colours of Okabe and Ito, which all can tell.
+COLOURS = ("3c3c3c", "e69f00", "56b4e9", "009e73", "f0e442", "0072b2", "d55e00", "cc79a7")
+PHOTOGRAPH, SMALLEST_CLASS, SMALLEST_SIDE = 0.2, 18, 64
+SPLITS = ("train", "val")
+
+
+class Scene(NamedTuple):
+    """A picture and the class of every pixel."""
+
+    image: Image.Image
+    mask: Image.Image
+
+
+class Pictures(NamedTuple):
+    """What scenes of a split are made of: backgrounds, and by class the stamps."""
+
+    backgrounds: list[Path]
+    stamps: dict[str, list[Path]]
+
+
+def colour_share(pixels: np.ndarray) -> float:
+    """Distinct colours of pixels (N, 3), as a share of them; of 50,000 at most."""
+    codes = pixels.astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
+    return len(np.unique(codes)) / max(1, min(len(pixels), 50_000))
+
+
+def is_stamp(path: Path) -> bool:
+    """Whether a file is a photograph with an outline, large enough to see what it shows."""
+    with Image.open(path) as picture:
+        if picture.mode != "RGBA" or min(picture.size) < SMALLEST_SIDE:
+            return False
+        pixels = np.asarray(picture)
+    opaque = pixels[..., 3] > 127
+    return bool(0.05 < opaque.mean() < 0.97) and colour_share(pixels[opaque][:, :3]) >= PHOTOGRAPH
+
+
+def is_background(path: Path) -> bool:
+    """Whether a file is a photograph, judged at 320 x 200 pixels."""
+    with Image.open(path) as picture:
+        pixels = np.asarray(picture.convert("RGB").resize((320, 200), Image.Resampling.BOX))
+    return colour_share(pixels.reshape(-1, 3)) >= PHOTOGRAPH
+
+
+def find_pictures(stamps: Path, backgrounds: Sequence[Path]) -> dict[str, Pictures]:
+    """The pictures of each split.
+
+    Raises:
+        SystemExit: If there are too few.
+    """
+    places = [
+        path
+        for folder in backgrounds
+        for path in sorted(folder.rglob("*"))
+        if path.suffix.lower() in (".jpg", ".jpeg", ".png") and is_background(path)
+    ]
+    classes = {}
+    for folder in sorted(path for path in stamps.iterdir() if path.is_dir()) if stamps.is_dir() else ():
+        found = [path for path in sorted(folder.rglob("*.png")) if is_stamp(path)]
+        if len(found) >= SMALLEST_CLASS:
+            classes[folder.name] = found
+    if len(places) < 3 or len(classes) < 2:
+        raise SystemExit(
+            f"expected two classes of {SMALLEST_CLASS} stamps in {stamps} and three photographs in "
+            f"{', '.join(map(str, backgrounds))}, got {len(classes)} and {len(places)}; install "
+            f"tuxpaint-stamps-default, mate-backgrounds and ukui-wallpapers, or name other folders"
+        )
+    return {
+        split: Pictures(
+            [path for number, path in enumerate(places) if (number % 3 == 2) == (split == "val")],
+            {
+                name: [path for number, path in enumerate(paths) if (number % 3 == 2) == (split == "val")]
+                for name, paths in classes.items()
+            },
+        )
+        for split in SPLITS
+    }
+
+
+def make_scene(pictures: Pictures, size: tuple[int, int], generator: np.random.Generator) -> Scene:
+    """A background with two to five stamps on it.
+
+    Args:
+        pictures: Of the split.
+        size: (rows, cols) in pixels.
+        generator: Draws everything.
+    """
+    rows, cols = size
+    image = crop_of(pictures.backgrounds[generator.integers(len(pictures.backgrounds))], size, generator)
+    mask = Image.new("L", (cols, rows), 0)
+    names = list(pictures.stamps)
+    for _ in range(generator.integers(2, 6)):
+        label = int(generator.integers(len(names)))
+        paths = pictures.stamps[names[label]]
+        stamp = changed(paths[generator.integers(len(paths))], rows * generator.uniform(0.3, 0.75), generator)
+        left = int(generator.integers(-stamp.width // 4, max(1, cols - 3 * stamp.width // 4)))
+        top = int(generator.integers(-stamp.height // 4, max(1, rows - 3 * stamp.height // 4)))
+        image.paste(stamp, (left, top), stamp)
+        mask.paste(label + 1, (left, top), stamp.getchannel("A").point(lambda alpha: 255 * (alpha > 127)))
+    return Scene(image, mask)
+
+
+def crop_of(path: Path, size: tuple[int, int], generator: np.random.Generator) -> Image.Image:
+    """A random part of a photograph, half of it at least along one side."""
+    rows, cols = size
+    with Image.open(path) as picture:
+        width, height = picture.size
+        share = generator.uniform(0.5, 1.0) * min(width / cols, height / rows)
+        left, top = generator.uniform(0, (width - share * cols, height - share * rows))
+        box = (left, top, left + share * cols, top + share * rows)
+        part = picture.convert("RGB").resize((cols, rows), Image.Resampling.BICUBIC, box=box)
+    return part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if generator.random() < 0.5 else part
+
+
+def changed(path: Path, side: float, generator: np.random.Generator) -> Image.Image:
+    """A stamp whose longer side has so many pixels: perhaps flipped, a little turned, brighter or darker."""
+    with Image.open(path) as picture:
+        factor = side / max(picture.size)
+        size = [max(1, round(length * factor)) for length in picture.size]
+        stamp = picture.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
+    if generator.random() < 0.5:
+        stamp = stamp.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    stamp = stamp.rotate(generator.uniform(-15, 15), Image.Resampling.BICUBIC, expand=True)
+    return ImageEnhance.Brightness(stamp).enhance(generator.uniform(0.7, 1.3))
+
+
+def describe(pictures: dict[str, Pictures], arguments: argparse.Namespace) -> dict[str, object]:
+    """What the scenes were made of."""
+    roots = (arguments.stamps, *arguments.backgrounds)
+
+    def hashes(paths: Sequence[Path]) -> dict[str, str]:
+        names = [
+            next(path.relative_to(root) for root in roots if path.is_relative_to(root)) for path in paths
+        ]
+        return {
+            name.as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+            for name, path in zip(names, paths, strict=True)
+        }
+
+    return {
+        "seed": arguments.seed,
+        "size": [*arguments.size],
+        "scenes": {split: getattr(arguments, split) for split in SPLITS},
+        "pictures": {
+            split: {
+                BACKGROUND: hashes(found.backgrounds),
+                **{name: hashes(paths) for name, paths in found.stamps.items()},
+            }
+            for split, found in pictures.items()
+        },
+    }
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Rows x columns, such as 128x192."""
+    rows, _, cols = text.partition("x")
+    if not (rows.isdecimal() and cols.isdecimal() and min(int(rows), int(cols)) >= 16):
+        raise argparse.ArgumentTypeError(
+            f"expected ROWSxCOLUMNS of at least 16, such as 128x192, got {text!r}"
+        )
+    return int(rows), int(cols)
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Write the scenes."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("out", type=Path, help="folder to make")
+    parser.add_argument("--stamps", type=Path, default=STAMPS, help=f"(default: {STAMPS})")
+    parser.add_argument(
+        "--backgrounds", type=Path, nargs="+", default=[BACKGROUNDS], help=f"(default: {BACKGROUNDS})"
+    )
+    parser.add_argument("--train", type=int, default=2000, help="scenes to train on (default: 2000)")
+    parser.add_argument("--val", type=int, default=300, help="scenes to evaluate on (default: 300)")
+    parser.add_argument("--size", type=parse_size, default=(128, 192), help="pixels (default: 128x192)")
+    parser.add_argument("--seed", type=int, default=0, help="(default: 0)")
+    arguments = parser.parse_args(words)
+    if min(arguments.train, arguments.val) < 1 or arguments.seed < 0:
+        parser.error("expected --train and --val of at least 1, and a --seed of at least 0")
+    if arguments.out.exists() and (not arguments.out.is_dir() or any(arguments.out.iterdir())):
+        raise SystemExit(
+            f"expected an empty folder or none at {arguments.out}, found something; name another"
+        )
+    pictures = find_pictures(arguments.stamps, arguments.backgrounds)
+    for place, (split, found) in enumerate(pictures.items()):
+        for kind in ("images", "masks"):
+            (arguments.out / split / kind).mkdir(parents=True, exist_ok=True)
+        numbers = range(getattr(arguments, split))
+        for number in track(numbers, description=f"{split} scenes", disable=not sys.stderr.isatty()):
+            scene = make_scene(found, arguments.size, np.random.default_rng((arguments.seed, place, number)))
+            scene.image.save(arguments.out / split / "images" / f"{number:05}.jpg", quality=95)
+            scene.mask.save(arguments.out / split / "masks" / f"{number:05}.png")
+    names = [BACKGROUND, *pictures["train"].stamps]
+    classes: dict[str, object] = {"class_names": names}
+    if len(names) <= len(COLOURS):
+        classes["colours"] = [list(bytes.fromhex(colour)) for colour in COLOURS[: len(names)]]
+    (arguments.out / "classes.json").write_text(json.dumps(classes, indent=1) + "\n")
+    # last: it says that the scenes are complete
+    (arguments.out / "manifest.json").write_text(json.dumps(describe(pictures, arguments), indent=1) + "\n")
+    counts = ", ".join(
+        f"{len(found.stamps[name])} + {len(pictures['val'].stamps[name])} {name}"
+        for found in [pictures["train"]]
+        for name in names[1:]
+    )
+    print(f"{arguments.train} + {arguments.val} scenes in {arguments.out}; stamps: {counts}")
+
+
+if __name__ == "__main__":
+    main()
