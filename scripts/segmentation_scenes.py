@@ -20,6 +20,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,6 +34,7 @@ BACKGROUND = "background"
 # Of masks in pictures: dark gray for the background, then the colours of Okabe and Ito, which all can tell.
 COLOURS = ("3c3c3c", "e69f00", "56b4e9", "009e73", "f0e442", "0072b2", "d55e00", "cc79a7")
 PHOTOGRAPH, SMALLEST_CLASS, SMALLEST_SIDE = 0.2, 18, 64
+LARGEST_SIDE = 1024
 SPLITS = ("train", "val")
 
 
@@ -131,24 +133,34 @@ def make_scene(pictures: Pictures, size: tuple[int, int], generator: np.random.G
     return Scene(image, mask)
 
 
+@cache
+def opened(path: Path, mode: str) -> Image.Image:
+    """A picture, decoded once; a large one is made smaller, for scenes are."""
+    with Image.open(path) as picture:
+        picture.draft(mode, (LARGEST_SIDE, LARGEST_SIDE))
+        picture = picture.convert(mode)
+    picture.thumbnail((LARGEST_SIDE, LARGEST_SIDE), Image.Resampling.BICUBIC)
+    return picture
+
+
 def crop_of(path: Path, size: tuple[int, int], generator: np.random.Generator) -> Image.Image:
     """A random part of a photograph, half of it at least along one side."""
     rows, cols = size
-    with Image.open(path) as picture:
-        width, height = picture.size
-        share = generator.uniform(0.5, 1.0) * min(width / cols, height / rows)
-        left, top = generator.uniform(0, (width - share * cols, height - share * rows))
-        box = (left, top, left + share * cols, top + share * rows)
-        part = picture.convert("RGB").resize((cols, rows), Image.Resampling.BICUBIC, box=box)
+    picture = opened(path, "RGB")
+    width, height = picture.size
+    share = generator.uniform(0.5, 1.0) * min(width / cols, height / rows)
+    left, top = generator.uniform(0, (width - share * cols, height - share * rows))
+    box = (left, top, left + share * cols, top + share * rows)
+    part = picture.resize((cols, rows), Image.Resampling.BICUBIC, box=box)
     return part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if generator.random() < 0.5 else part
 
 
 def changed(path: Path, side: float, generator: np.random.Generator) -> Image.Image:
     """A stamp whose longer side has so many pixels: perhaps flipped, a little turned, brighter or darker."""
-    with Image.open(path) as picture:
-        factor = side / max(picture.size)
-        size = [max(1, round(length * factor)) for length in picture.size]
-        stamp = picture.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
+    picture = opened(path, "RGBA")
+    factor = side / max(picture.size)
+    size = [max(1, round(length * factor)) for length in picture.size]
+    stamp = picture.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
     if generator.random() < 0.5:
         stamp = stamp.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     stamp = stamp.rotate(generator.uniform(-15, 15), Image.Resampling.BICUBIC, expand=True)
