@@ -51,4 +51,4 @@ def test_other_images_or_conditions_are_refused(make_result, change, message):
 
 def test_other_windows_are_a_caution(make_result):
     (found,) = compare([make_result(), make_result(window=512, weights="1")]).by_benchmark["cityscapes-c"]
-    assert found.cautions == ("The reference was asked with another window than this model.",)
+    assert found.cautions == ("The reference was asked in another way (window).",)

@@ -161,7 +161,7 @@ def _cautions(first: SegmentationResult, other: SegmentationResult) -> list[str]
     asked, other_asked = (result.settings["prediction"] for result in (first, other))
     differing = [name.replace("_", " ") for name in asked if asked[name] != other_asked.get(name)]
     if differing:
-        found.append(f"The reference was asked with another {', '.join(differing)} than this model.")
+        found.append(f"The reference was asked in another way ({', '.join(differing)}).")
     if first.model["weights_sha256"] == other.model["weights_sha256"]:
         found.append("Both have the same weights.")
     return found
