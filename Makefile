@@ -57,5 +57,6 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/evaluation.py
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/segmentation.py
+	$(BIN)/python benchmarks/diagnostics.py
 
 ci: lint types imports test docs wheel
