@@ -3,21 +3,29 @@
     apt install tuxpaint-stamps-default mate-backgrounds ukui-wallpapers
     python scripts/segmentation_scenes.py scenes
 
-Street data need a licence; these packages of Debian are free (GPL 2 and later, see their copyright files).
+Street data need a licence; these packages of Debian are free. Their copyright files say GPL 2 or later for
+the stamps, GPL 2 or later and CC BY-SA 4.0 for MATE's backgrounds, CC BY-SA 3.0 for UKUI's. Scenes mix them.
+
 The stamps of Tux Paint have an outline (alpha), and their top folders are the classes. Drawings are left out
-by a rule: a picture counts as a photograph if its opaque pixels have distinct colours in one of five at
-least. A class needs 18 photographs. A third of the stamps of each class and of the backgrounds is kept for
-the validation scenes: nothing that is seen there was seen in training.
+by a rule: nothing in a folder `cartoon`, and distinct colours in one of five opaque pixels at least. A few
+shaded drawings, mostly seasonal, and rendered wallpapers pass it. Flowers in a background are background.
+
+Files of one folder whose names begin with the same word are a family: one thing in several views, mirrored,
+recoloured or in several sizes. A class needs 12 families. A third of the families of each class and of the
+backgrounds is kept for the validation scenes, whole: nothing that is seen there was seen in training.
 
 A scene follows from (seed, split, number) alone. Later stamps cover earlier ones; the class of a pixel is
 that of the topmost stamp whose alpha is above one half there. The result is a folder as
 `tapadl train --segmentation.dataset folder` and `tapadl evaluate --benchmark segmentation-folder` read it,
-with `manifest.json`: seed, sizes, and the SHA-256 of every picture that went in.
+with `manifest.json`: seed, sizes, packages, and the SHA-256 of every picture that went in.
 """
 
 import argparse
 import hashlib
 import json
+import re
+import shutil
+import subprocess
 import sys
 from collections.abc import Sequence
 from functools import cache
@@ -30,10 +38,15 @@ from rich.progress import track
 
 STAMPS = Path("/usr/share/tuxpaint/stamps")
 BACKGROUNDS = Path("/usr/share/backgrounds")
+# By where their pictures lie: each package and its licence, as its copyright file has it.
+PACKAGES = {
+    STAMPS: {"tuxpaint-stamps-default": "GPL-2+"},
+    BACKGROUNDS: {"mate-backgrounds": "GPL-2+ and CC-BY-SA-4.0", "ukui-wallpapers": "CC-BY-SA-3.0"},
+}
 BACKGROUND = "background"
 # Of masks in pictures: dark gray for the background, then the colours of Okabe and Ito, which all can tell.
 COLOURS = ("3c3c3c", "e69f00", "56b4e9", "009e73", "f0e442", "0072b2", "d55e00", "cc79a7")
-PHOTOGRAPH, SMALLEST_CLASS, SMALLEST_SIDE = 0.2, 18, 64
+PHOTOGRAPH, SMALLEST_CLASS, SMALLEST_SIDE = 0.2, 12, 64
 LARGEST_SIDE = 1024
 SPLITS = ("train", "val")
 
@@ -60,6 +73,8 @@ def colour_share(pixels: np.ndarray) -> float:
 
 def is_stamp(path: Path) -> bool:
     """Whether a file is a photograph with an outline, large enough to see what it shows."""
+    if "cartoon" in path.parts:
+        return False
     with Image.open(path) as picture:
         if picture.mode != "RGBA" or min(picture.size) < SMALLEST_SIDE:
             return False
@@ -75,8 +90,25 @@ def is_background(path: Path) -> bool:
     return colour_share(pixels.reshape(-1, 3)) >= PHOTOGRAPH
 
 
-def find_pictures(stamps: Path, backgrounds: Sequence[Path]) -> dict[str, Pictures]:
-    """The pictures of each split.
+def family(path: Path) -> tuple[Path, str]:
+    """The folder and the first word of the name: what pictures of one thing have in common.
+
+    Example:
+        >>> family(Path("nature/dumper_mirror.png")) == family(Path("nature/Dumper2.png"))
+        True
+    """
+    word = re.match(r"\d*[^\W\d_]*", path.stem.lower())
+    return path.parent, word.group() if word else ""
+
+
+def divided(paths: Sequence[Path]) -> dict[str, list[Path]]:
+    """Paths by split: every third family is for validation."""
+    kept = set(sorted({family(path) for path in paths})[2::3])
+    return {split: [path for path in paths if (family(path) in kept) == (split == "val")] for split in SPLITS}
+
+
+def find_pictures(stamps: Path, backgrounds: Sequence[Path]) -> tuple[dict[str, Pictures], dict[str, int]]:
+    """The pictures of each split; and the families of each class that has too few, which is left out.
 
     Raises:
         SystemExit: If there are too few.
@@ -87,27 +119,26 @@ def find_pictures(stamps: Path, backgrounds: Sequence[Path]) -> dict[str, Pictur
         for path in sorted(folder.rglob("*"))
         if path.suffix.lower() in (".jpg", ".jpeg", ".png") and is_background(path)
     ]
-    classes = {}
+    classes, small = {}, {}
     for folder in sorted(path for path in stamps.iterdir() if path.is_dir()) if stamps.is_dir() else ():
         found = [path for path in sorted(folder.rglob("*.png")) if is_stamp(path)]
-        if len(found) >= SMALLEST_CLASS:
-            classes[folder.name] = found
-    if len(places) < 3 or len(classes) < 2:
+        count = len({family(path) for path in found})
+        if count >= SMALLEST_CLASS:
+            classes[folder.name] = divided(found)
+        else:
+            small[folder.name] = count
+    count = len({family(path) for path in places})
+    if count < 3 or len(classes) < 2:
         raise SystemExit(
-            f"expected two classes of {SMALLEST_CLASS} stamps in {stamps} and three photographs in "
-            f"{', '.join(map(str, backgrounds))}, got {len(classes)} and {len(places)}; install "
+            f"expected two classes of {SMALLEST_CLASS} families of stamps in {stamps} and three families of "
+            f"photographs in {', '.join(map(str, backgrounds))}, got {len(classes)} and {count}; install "
             f"tuxpaint-stamps-default, mate-backgrounds and ukui-wallpapers, or name other folders"
         )
+    places_by_split = divided(places)
     return {
-        split: Pictures(
-            [path for number, path in enumerate(places) if (number % 3 == 2) == (split == "val")],
-            {
-                name: [path for number, path in enumerate(paths) if (number % 3 == 2) == (split == "val")]
-                for name, paths in classes.items()
-            },
-        )
+        split: Pictures(places_by_split[split], {name: paths[split] for name, paths in classes.items()})
         for split in SPLITS
-    }
+    }, small
 
 
 def make_scene(pictures: Pictures, size: tuple[int, int], generator: np.random.Generator) -> Scene:
@@ -167,7 +198,25 @@ def changed(path: Path, side: float, generator: np.random.Generator) -> Image.Im
     return ImageEnhance.Brightness(stamp).enhance(generator.uniform(0.7, 1.3))
 
 
-def describe(pictures: dict[str, Pictures], arguments: argparse.Namespace) -> dict[str, object]:
+def packages_in(folders: Sequence[Path]) -> dict[str, dict[str, str]]:
+    """Licence and, if dpkg knows it, version of each package whose pictures lie in one of the folders."""
+    found = {name: {"licence": text} for folder in folders for name, text in PACKAGES.get(folder, {}).items()}
+    if shutil.which("dpkg-query"):
+        for name, about in found.items():
+            asked = subprocess.run(
+                ["dpkg-query", "--show", "--showformat=${Version}", name],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if asked.returncode == 0:
+                about["version"] = asked.stdout
+    return found
+
+
+def describe(
+    pictures: dict[str, Pictures], small: dict[str, int], arguments: argparse.Namespace
+) -> dict[str, object]:
     """What the scenes were made of."""
     roots = (arguments.stamps, *arguments.backgrounds)
 
@@ -184,6 +233,8 @@ def describe(pictures: dict[str, Pictures], arguments: argparse.Namespace) -> di
         "seed": arguments.seed,
         "size": [*arguments.size],
         "scenes": {split: getattr(arguments, split) for split in SPLITS},
+        "packages": packages_in(roots),
+        "families_of_classes_left_out": small,
         "pictures": {
             split: {
                 BACKGROUND: hashes(found.backgrounds),
@@ -225,7 +276,7 @@ def main(words: Sequence[str] | None = None) -> None:
         raise SystemExit(
             f"expected an empty folder or none at {arguments.out}, found something; name another"
         )
-    pictures = find_pictures(arguments.stamps, arguments.backgrounds)
+    pictures, small = find_pictures(arguments.stamps, arguments.backgrounds)
     for place, (split, found) in enumerate(pictures.items()):
         for kind in ("images", "masks"):
             (arguments.out / split / kind).mkdir(parents=True, exist_ok=True)
@@ -240,13 +291,17 @@ def main(words: Sequence[str] | None = None) -> None:
         classes["colours"] = [list(bytes.fromhex(colour)) for colour in COLOURS[: len(names)]]
     (arguments.out / "classes.json").write_text(json.dumps(classes, indent=1) + "\n")
     # last: it says that the scenes are complete
-    (arguments.out / "manifest.json").write_text(json.dumps(describe(pictures, arguments), indent=1) + "\n")
+    (arguments.out / "manifest.json").write_text(
+        json.dumps(describe(pictures, small, arguments), indent=1) + "\n"
+    )
     counts = ", ".join(
         f"{len(found.stamps[name])} + {len(pictures['val'].stamps[name])} {name}"
         for found in [pictures["train"]]
         for name in names[1:]
     )
     print(f"{arguments.train} + {arguments.val} scenes in {arguments.out}; stamps: {counts}")
+    if small:
+        print(f"left out, with fewer than {SMALLEST_CLASS} families: {', '.join(small)}")
 
 
 if __name__ == "__main__":

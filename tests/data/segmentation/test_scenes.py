@@ -24,17 +24,20 @@ def script():
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """Stamps of noise in two classes; one class of flat drawings and a class that is too small."""
+    """Stamps of noise: two classes; flat drawings, cartoons and views of few things, which are none."""
     root, generator = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
-    counts = {"animals": 18, "plants": 18, "drawings": 18, "few": 2}
-    for name, count in counts.items():
-        for number in range(count):
+    every = {name: [f"{number:02}" for number in range(12)] for name in ("animals", "plants", "drawings")}
+    every["animals"] += ["02_mirror", "02-big"]
+    every["toys"] = [f"cartoon/{number:02}" for number in range(12)]
+    every["few"] = [f"{number % 3}_{number}" for number in range(18)]
+    for name, stems in every.items():
+        for stem in stems:
             pixels = generator.integers(0, 256, (64, 64, 4), dtype=np.uint8)
             if name == "drawings":
                 pixels[..., :3] = 200
             pixels[..., 3] = 0
             pixels[16:48, 16:48, 3] = 255
-            path = root / "stamps" / name / f"{number:02}.png"
+            path = root / "stamps" / name / f"{stem}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(path)
     for number in range(3):
@@ -63,10 +66,13 @@ def test_nothing_of_the_validation_scenes_is_in_the_training_scenes(script, pict
     build(script, pictures, tmp_path)
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     train, val = manifest["pictures"]["train"], manifest["pictures"]["val"]
-    assert [len(train[name]) for name in train] == [2, 12, 12]
-    assert [len(val[name]) for name in val] == [1, 6, 6]
+    assert [len(train[name]) for name in train] == [2, 8, 8]
+    assert [len(val[name]) for name in val] == [1, 6, 4]
+    assert {"animals/02.png", "animals/02_mirror.png", "animals/02-big.png"} < set(val["animals"])
     assert not any(set(train[name].values()) & set(val[name].values()) for name in train)
     name, sha256 = next(iter(val["plants"].items()))
+    assert manifest["families_of_classes_left_out"] == {"drawings": 0, "few": 3, "toys": 0}
+    assert manifest["packages"] == {}  # these pictures come from none
     assert hashlib.sha256((pictures / "stamps" / name).read_bytes()).hexdigest() == sha256
 
 
@@ -78,7 +84,7 @@ def test_a_scene_follows_from_the_seed_and_its_number(script, pictures, tmp_path
 
 
 def test_the_class_of_a_pixel_is_that_of_the_stamp_on_top(script, pictures):
-    found = script.find_pictures(pictures / "stamps", [pictures / "places"])["train"]
+    found = script.find_pictures(pictures / "stamps", [pictures / "places"])[0]["train"]
     generator = np.random.default_rng(3)
     image, mask = script.make_scene(found, (64, 96), generator)
     # backgrounds are noise that a smooth resize grays; stamps have brighter and darker pixels
