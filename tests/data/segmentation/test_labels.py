@@ -55,6 +55,7 @@ def test_pixels_without_a_class_are_painted_black_and_have_no_number():
         ((0, 0), (), ((0, 0, 0),) * 2, "different values from 0 to 255"),
         ((0, 1), (1,), ((0, 0, 0),) * 2, "different values from 0 to 255"),
         ((0, 256), (), ((0, 0, 0),) * 2, "different values from 0 to 255"),
+        ((0, 1), (), ((0, 0, 0), (0, 300, 0)), r"colours from 0 to 255, got \(0, 300, 0\)"),
     ],
 )
 def test_what_does_not_fit_is_refused(values, ignored, colours, message):

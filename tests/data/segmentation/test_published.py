@@ -40,6 +40,10 @@ def test_train_ids_are_read_where_ids_are_not(cityscapes_root, write):
             lambda root: next((root / "gtFine" / "val").rglob("*labelIds.png")).unlink(),
             "1 without, such as leftImg8bit/val/lindau/lindau_000002_000019_leftImg8bit.png",
         ),
+        (
+            lambda root: shutil.copytree(root / "gtFine" / "val" / "lindau", root / "gtFine" / "val" / "x"),
+            "1 without, such as gtFine/val/x/lindau_000002_000019_gtFine_labelIds.png",
+        ),
     ],
 )
 def test_what_is_missing_is_named(cityscapes_root, change, message):

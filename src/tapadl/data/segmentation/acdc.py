@@ -25,7 +25,7 @@ def acdc(root: str | Path, split: str, condition: str | None = None) -> Segmenta
 
     Raises:
         OSError: If a folder or the label file of an image is missing.
-        ValueError: If the split or the condition is none of these or has no images.
+        ValueError: If the split or the condition is none of these or has no images, or a label file has none.
 
     Source:
         Sakaridis, Dai, Van Gool, "ACDC: The Adverse Conditions Dataset with Correspondences", ICCV 2021,
@@ -36,17 +36,14 @@ def acdc(root: str | Path, split: str, condition: str | None = None) -> Segmenta
         raise ValueError(f"expected a condition out of {', '.join(CONDITIONS)}, got {condition!r}")
     root = Path(root)
     check_root(root, (IMAGES,) if split == "test" else (IMAGES, LABELS), "ACDC")
-    images = [
-        image
-        for one in (CONDITIONS if condition is None else (condition,))
-        for image in files_below(root, f"{IMAGES}/{one}/{split}", _IMAGE_END)
-    ]
+    folders = [f"{one}/{split}" for one in (CONDITIONS if condition is None else (condition,))]
+    images = [image for folder in folders for image in files_below(root, f"{IMAGES}/{folder}", _IMAGE_END)]
     if split == "test":
         return SegmentationFiles(root, tuple(images), (), CITYSCAPES)
     stems = [image.removeprefix(f"{IMAGES}/").removesuffix(_IMAGE_END) for image in images]
-    ids, train_ids = (
-        [f"{LABELS}/{stem}_{LABELS}_{kind}.png" for stem in stems] for kind in ("labelIds", "labelTrainIds")
-    )
-    if not (root / train_ids[0]).is_file() and (root / ids[0]).is_file():
-        return paired(root, images, ids, CITYSCAPES)
-    return paired(root, images, train_ids, CITYSCAPES_TRAIN_IDS)
+    ids, train_ids = (f"_{LABELS}_{kind}.png" for kind in ("labelIds", "labelTrainIds"))
+    first = root / LABELS / stems[0]
+    only_ids = Path(f"{first}{ids}").is_file() and not Path(f"{first}{train_ids}").is_file()
+    end, scheme = (ids, CITYSCAPES) if only_ids else (train_ids, CITYSCAPES_TRAIN_IDS)
+    masks = [f"{LABELS}/{stem}{end}" for stem in stems]
+    return paired(root, images, masks, scheme, {f"{LABELS}/{folder}": end for folder in folders})

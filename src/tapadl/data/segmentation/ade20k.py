@@ -21,7 +21,8 @@ def ade20k(root: str | Path, split: str) -> SegmentationFiles:
 
     Raises:
         OSError: If a folder or the label file of an image is missing.
-        ValueError: If the split is none of these or has no images, or the file of names is damaged.
+        ValueError: If the split is none of these or has no images, a label file has no image, or the file of
+            names is damaged.
 
     Source:
         Zhou et al., "Scene Parsing through ADE20K Dataset", CVPR 2017.
@@ -39,7 +40,7 @@ def ade20k(root: str | Path, split: str) -> SegmentationFiles:
         ignored=(0,),
         colours=distinct_colours(NUM_CLASSES),
     )
-    return paired(root, images, masks, scheme)
+    return paired(root, images, masks, scheme, {f"annotations/{_FOLDERS[split]}": ".png"})
 
 
 def _class_names(path: Path) -> tuple[str, ...]:

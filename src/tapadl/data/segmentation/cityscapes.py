@@ -24,7 +24,7 @@ def cityscapes(root: str | Path, split: str) -> SegmentationFiles:
 
     Raises:
         OSError: If a folder or the label file of an image is missing.
-        ValueError: If the split is none of these or has no images.
+        ValueError: If the split is none of these or has no images, or a label file has no image.
 
     Source:
         Cordts et al., "The Cityscapes Dataset", CVPR 2016, arXiv:1604.01685.
@@ -36,17 +36,16 @@ def cityscapes(root: str | Path, split: str) -> SegmentationFiles:
     if split == "test":
         return SegmentationFiles(root, tuple(images), (), CITYSCAPES)
     stems = [image.removeprefix(f"{IMAGES}/").removesuffix(_IMAGE_END) for image in images]
-    return _with_labels(root, images, stems)
+    return _with_labels(root, images, stems, split)
 
 
-def _with_labels(root: Path, images: list[str], stems: list[str]) -> SegmentationFiles:
-    masks = {
-        kind: [f"{LABELS}/{stem}_{LABELS}_{kind}.png" for stem in stems]
-        for kind in ("labelIds", "labelTrainIds")
-    }
-    if not (root / masks["labelIds"][0]).is_file() and (root / masks["labelTrainIds"][0]).is_file():
-        return paired(root, images, masks["labelTrainIds"], CITYSCAPES_TRAIN_IDS)
-    return paired(root, images, masks["labelIds"], CITYSCAPES)
+def _with_labels(root: Path, images: list[str], stems: list[str], split: str) -> SegmentationFiles:
+    ids, train_ids = (f"_{LABELS}_{kind}.png" for kind in ("labelIds", "labelTrainIds"))
+    first = root / LABELS / stems[0]
+    only_train_ids = Path(f"{first}{train_ids}").is_file() and not Path(f"{first}{ids}").is_file()
+    end, scheme = (train_ids, CITYSCAPES_TRAIN_IDS) if only_train_ids else (ids, CITYSCAPES)
+    masks = [f"{LABELS}/{stem}{end}" for stem in stems]
+    return paired(root, images, masks, scheme, {f"{LABELS}/{split}": end})
 
 
 def looks_stored(root: str | Path) -> bool:
@@ -63,7 +62,7 @@ def stored_cityscapes_c(root: str | Path) -> dict[tuple[str, int], SegmentationF
 
     Raises:
         OSError: If a folder or the label file of an image is missing.
-        ValueError: If a folder is named like no corruption or severity, or has no images.
+        ValueError: If a folder is named like no corruption or severity, or lacks an image that has labels.
     """
     root = Path(root)
     check_root(root, (STORED, LABELS), "stored Cityscapes-C")
@@ -73,7 +72,7 @@ def stored_cityscapes_c(root: str | Path) -> dict[tuple[str, int], SegmentationF
             folder = f"{STORED}/{corruption}/{severity}"
             images = images_below(root, folder)
             stems = [f"val/{_stem(image.removeprefix(f'{folder}/'), root)}" for image in images]
-            found[corruption, int(severity)] = _with_labels(root, images, stems)
+            found[corruption, int(severity)] = _with_labels(root, images, stems, "val")
     return found
 
 

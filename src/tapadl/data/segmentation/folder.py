@@ -6,7 +6,7 @@ from typing import Any
 
 from tapadl.data.segmentation.files import SegmentationFiles
 from tapadl.data.segmentation.labels import IGNORE, LabelScheme, distinct_colours
-from tapadl.data.segmentation.pairing import check_root, check_split, files_below, images_below, paired
+from tapadl.data.segmentation.pairing import check_root, check_split, images_below, paired
 
 CLASSES = "classes.json"
 _KEYS = ("class_names", "values", "ignored", "colours")
@@ -44,13 +44,7 @@ def folder(root: str | Path, split: str) -> SegmentationFiles:
         return SegmentationFiles(root, tuple(images), (), scheme)
     start = len(f"{split}/images/")
     masks = [f"{split}/masks/{image[start:].rpartition('.')[0]}.png" for image in images]
-    files = paired(root, images, masks, scheme)
-    strangers = sorted(set(files_below(root, f"{split}/masks", ".png")) - set(masks))
-    if strangers:
-        raise ValueError(
-            f"expected an image for each mask in {root}, got {len(strangers)} without, such as {strangers[0]}"
-        )
-    return files
+    return paired(root, images, masks, scheme, {f"{split}/masks": ".png"})
 
 
 def read_scheme(path: Path) -> LabelScheme:

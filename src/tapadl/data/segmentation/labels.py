@@ -48,6 +48,9 @@ class LabelScheme:
         numbers = (*self.values, *self.ignored)
         if len(set(numbers)) < len(numbers) or not all(0 <= number <= 255 for number in numbers):
             raise ValueError(f"expected different values from 0 to 255, got {numbers}")
+        odd = [colour for colour in self.colours if not all(0 <= part <= 255 for part in colour)]
+        if odd:
+            raise ValueError(f"expected parts of colours from 0 to 255, got {odd[0]}")
 
     @property
     def num_classes(self) -> int:

@@ -1,7 +1,7 @@
 """Find the images of a split and the label file of each, or say what is wrong with the folder."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tapadl.data.labelled_files import is_image
@@ -77,17 +77,20 @@ def images_below(root: Path, folder: str) -> list[str]:
     return found
 
 
-def paired(root: Path, images: Sequence[str], masks: Sequence[str], scheme: LabelScheme) -> SegmentationFiles:
-    """Images and their label files, all of which exist.
+def paired(
+    root: Path, images: Sequence[str], masks: Sequence[str], scheme: LabelScheme, labels: Mapping[str, str]
+) -> SegmentationFiles:
+    """Images and their label files: all of them exist, and no other.
 
     Args:
         root: The folder of the data set.
         images: Relative to it.
         masks: The label file of each image.
         scheme: What their numbers mean.
+        labels: By folder that holds only label files of these images, how their names end.
 
     Raises:
-        ValueError: If two images have one label file.
+        ValueError: If two images have one label file, or a label file has no image.
         OSError: If an image has no label file.
     """
     owner: dict[str, str] = {}
@@ -102,5 +105,12 @@ def paired(root: Path, images: Sequence[str], masks: Sequence[str], scheme: Labe
         raise FileNotFoundError(
             f"expected a label file for each of {len(images)} images in {root}, got {len(missing)} without, "
             f"such as {owner[missing[0]]}, whose labels would be {missing[0]}"
+        )
+    found = [path for folder, ending in labels.items() for path in files_below(root, folder, ending)]
+    strangers = sorted(set(found) - set(masks))
+    if strangers:
+        raise ValueError(
+            f"expected an image for each label file in {root}, got {len(strangers)} without, such as "
+            f"{strangers[0]}"
         )
     return SegmentationFiles(root, tuple(images), tuple(masks), scheme)
