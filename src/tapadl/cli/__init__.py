@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import NoReturn
 
-from tapadl.cli import compare, convert, corrupt, demo, evaluate, models, segment, train
+from tapadl.cli import compare, convert, corrupt, demo, evaluate, explore, models, segment, train
 
 # What a terminal has room for at the least; longer lines read worse where it has more.
 _WIDTH = 80
@@ -41,7 +41,7 @@ def build_parser() -> "_Parser":
     )
     parser.add_argument("--version", action="version", version=f"tapadl {version('tapadl')}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (demo, train, evaluate, compare, segment, corrupt, convert, models):
+    for command in (demo, train, evaluate, compare, explore, segment, corrupt, convert, models):
         command.add_command(commands, _HelpFormatter)
     return parser
 
