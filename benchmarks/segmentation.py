@@ -45,7 +45,9 @@ class Setup:
         torch.manual_seed(0)
         # both convolutional stages, the last block, and the patches behind the class attention
         indices = (0, 1, depth + 1, depth + 2)
-        self.model = build_segmenter(LARGE, NUM_CLASSES, out_indices=indices, depths=(depth,), dropout=0.0)
+        self.model = build_segmenter(
+            LARGE, NUM_CLASSES, out_indices=indices, depths=(depth,), head_dropout=0.0
+        )
         kept: list[torch.Tensor] = []
         self.diversification: Any = lambda: official_diversification(kept)
         for site in self.model.backbone.attention_sites():

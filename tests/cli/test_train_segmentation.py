@@ -22,7 +22,7 @@ RECIPE = """
 task: segmentation
 model: {name: test_vit, drop_path: 0.1, options: {patch_size: 8, img_size: [32, 48], depth: 2}}
 data: {workers: 0}
-segmentation: {embed_dim: 16, crop_size: [32, 48], scale: [0.75, 1.5]}
+segmentation: {head_dim: 16, crop_size: [32, 48], scale: [0.75, 1.5]}
 optimizer: {lr: 2e-3, head_lr: 5.0}
 schedule: {name: poly, warmup_epochs: 0.5, warmup_lr: 0.0, min_lr: 0.0}
 training: {epochs: 3, batch_size: 4, ema_decay: 0.5}

@@ -38,7 +38,7 @@ def released_state():
 
 @pytest.fixture(scope="module")
 def segmenter():
-    model = build_segmenter(NAME, FACTS["num_classes"], dropout=0.0, **RELEASED_SEGMENTER)
+    model = build_segmenter(NAME, FACTS["num_classes"], head_dropout=0.0, **RELEASED_SEGMENTER)
     model.load_state_dict(from_official(released_state(), NAME))
     return model.double()
 

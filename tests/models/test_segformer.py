@@ -15,16 +15,16 @@ from tapadl.models.convert import from_official, to_official
 from tapadl.models.sharing import convert, load_segmenter
 from tapadl.tasks.segmentation import pixel_cross_entropy
 
-VIT = partial(build_segmenter, "vit_tiny_patch16_224", depth=4, num_heads=2, embed_dim=16)
+VIT = partial(build_segmenter, "vit_tiny_patch16_224", depth=4, num_heads=2, head_dim=16)
 SWIN = partial(
     build_segmenter,
     "swin_tiny_patch4_window7_224",
     depths=(2, 1, 1, 1),
     num_heads=(1, 2, 4, 8),
     drop_path_rate=0.0,
-    embed_dim=16,
+    head_dim=16,
 )
-CONVNEXT = partial(build_segmenter, "convnext_atto", depths=(1, 1, 1, 1), embed_dim=16)
+CONVNEXT = partial(build_segmenter, "convnext_atto", depths=(1, 1, 1, 1), head_dim=16)
 HYBRID = partial(
     build_segmenter,
     "tap_fan_tiny_8_p4_hybrid",
@@ -32,13 +32,13 @@ HYBRID = partial(
     depths=(3,),
     stem_depths=(1, 1),
     out_indices=(0, 1, -2, -1),
-    embed_dim=16,
+    head_dim=16,
 )
-RELEASED = partial(build_segmenter, "tap_fan_tiny_8_p4_hybrid", embed_dim=16)
+RELEASED = partial(build_segmenter, "tap_fan_tiny_8_p4_hybrid", head_dim=16)
 PLAIN_FAN = partial(
-    build_segmenter, "fan_tiny_12_p16_224", embed_dims=(32,), depths=(2,), out_indices=(0, 1, 2), embed_dim=16
+    build_segmenter, "fan_tiny_12_p16_224", embed_dims=(32,), depths=(2,), out_indices=(0, 1, 2), head_dim=16
 )
-RVT = partial(build_segmenter, "tap_rvt_tiny", depths=(1, 1), out_indices=(0, 1), embed_dim=16)
+RVT = partial(build_segmenter, "tap_rvt_tiny", depths=(1, 1), out_indices=(0, 1), head_dim=16)
 
 
 def randomized(module):
@@ -130,7 +130,7 @@ def test_features_have_these_strides_and_widths(name, indices, strides, widths):
 @pytest.mark.parametrize("build", [SWIN, CONVNEXT])
 def test_features_of_stages_are_those_of_timms_features_only(build):
     segmenter = build(num_classes=3).eval()
-    options = {key: value for key, value in build.keywords.items() if key != "embed_dim"}
+    options = {key: value for key, value in build.keywords.items() if key != "head_dim"}
     features_only = timm.create_model(build.args[0], features_only=True, **options).eval()
     names = {key.replace("_", "."): key for key in features_only.state_dict()}
     own = segmenter.backbone.state_dict()
@@ -187,7 +187,7 @@ def step(segmenter, images, labels):
 
 @pytest.mark.parametrize(("build", "num_layers"), [(HYBRID, 3), (VIT, 4), (SWIN, 5)])
 def test_tap_goes_in_and_out_and_the_diversification_loss_hears_every_block(build, num_layers):
-    segmenter = build(num_classes=5, dropout=0.0)
+    segmenter = build(num_classes=5, head_dropout=0.0)
     images, labels = torch.randn(1, 3, 50, 70), torch.randint(0, 5, (1, 50, 70))
     if build is not HYBRID:
         before = {name: tensor.clone() for name, tensor in segmenter.state_dict().items()}
@@ -210,7 +210,7 @@ def test_tap_goes_in_and_out_and_the_diversification_loss_hears_every_block(buil
 
 @pytest.mark.parametrize("build", [HYBRID, VIT, SWIN])
 def test_gradient_checkpointing_changes_no_loss_gradient_or_statistic(build):
-    segmenter = tapadl.attach_tap(build(num_classes=3, dropout=0.0)).double().train()
+    segmenter = tapadl.attach_tap(build(num_classes=3, head_dropout=0.0)).double().train()
     again = copy.deepcopy(segmenter)
     again.set_grad_checkpointing()
     calls = []
@@ -295,8 +295,15 @@ def test_a_released_segmenter_becomes_a_file_that_computes_the_same(released, tm
     assert not torch.allclose(loaded(images), segmenter(images))
 
 
+def test_features_of_a_shallower_fan_have_to_be_named():
+    with pytest.raises(ValueError, match="expected out_indices for fan_tiny_12_p16_224 of another depth"):
+        build_segmenter("fan_tiny_12_p16_224", 2, depths=(2,))
+    named = build_segmenter("fan_tiny_12_p16_224", 2, head_dim=8, out_indices=(0, 1), depths=(2,)).eval()
+    assert named(torch.zeros(1, 3, 32, 48)).shape == (1, 2, 32, 48)
+
+
 def test_ones_own_segmenter_keeps_the_position_table_of_classifiers(tmp_path):
-    segmenter = build_segmenter("fan_tiny_12_p16_224", num_classes=2, embed_dim=8).eval()
+    segmenter = build_segmenter("fan_tiny_12_p16_224", num_classes=2, head_dim=8).eval()
     save_file(segmenter.state_dict(), tmp_path / "own.safetensors")
     convert(tmp_path / "own.safetensors", tmp_path / "shared.safetensors", "fan_tiny_12_p16_224")
     images = torch.randn(1, 3, 32, 48)

@@ -60,7 +60,7 @@ def test_layers_learn_more_slowly_the_farther_they_are_from_the_head():
 def segmenter():
     from tapadl.models import build_segmenter
 
-    return build_segmenter("test_vit", 3, embed_dim=8, depth=2)
+    return build_segmenter("test_vit", 3, head_dim=8, depth=2)
 
 
 def test_the_head_of_a_segmenter_learns_faster_from_the_warm_up_to_the_end():

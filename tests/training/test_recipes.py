@@ -158,7 +158,7 @@ def test_the_recipe_of_the_papers_segmenter_has_the_values_of_the_release() -> N
     segmentation = settings.segmentation
     assert (segmentation.crop_size, segmentation.window) == ((1024, 1024), (1024, 1024))
     assert (segmentation.stride, segmentation.scale) == ((768, 768), (0.5, 2.0))
-    assert (segmentation.embed_dim, segmentation.count_ignored) == (768, True)
+    assert (segmentation.head_dim, segmentation.count_ignored) == (768, True)
     assert (settings.adl.enabled, settings.adl.weight, settings.adl.tau) == (True, 1, 2)
 
 

@@ -156,7 +156,7 @@ def test_sections_that_contradict_one_another_are_refused(sections: dict[str, An
         ("segmentation", {"data": DataSettings("a", num_classes=3)}, "data.num_classes"),
         ("segmentation", {"model": ModelSettings("vit", img_size=32)}, "model.img_size"),
         ("segmentation", {"optimizer": OptimizerSettings(layer_decay=0.5)}, "optimizer.layer_decay"),
-        ("classification", {"segmentation": SegmentationSettings(embed_dim=64)}, "segmentation.embed_dim"),
+        ("classification", {"segmentation": SegmentationSettings(head_dim=64)}, "segmentation.head_dim"),
         ("classification", {"segmentation": SegmentationSettings(photometric=False)}, "segmentation.photo"),
         ("classification", {"optimizer": OptimizerSettings(head_lr=10.0)}, "optimizer.head_lr"),
     ],

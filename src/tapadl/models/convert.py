@@ -115,7 +115,7 @@ def segmenter_options(weights: Weights) -> dict[str, Any]:
     """What the weights of a segmenter tell of the arguments of `build_segmenter`."""
     return {
         "num_classes": _num_outputs(weights, "decode_head.linear_pred.weight") or 1,
-        "embed_dim": _num_outputs(weights, "decode_head.linear_fuse.conv.weight") or 1,
+        "head_dim": _num_outputs(weights, "decode_head.linear_fuse.conv.weight") or 1,
     }
 
 

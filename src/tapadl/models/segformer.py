@@ -151,8 +151,8 @@ def build_segmenter(
     name: str,
     num_classes: int,
     *,
-    embed_dim: int = 768,
-    dropout: float = 0.1,
+    head_dim: int = 768,
+    head_dropout: float = 0.1,
     out_indices: Sequence[int] | None = None,
     **options: Any,
 ) -> Segmenter:
@@ -165,17 +165,18 @@ def build_segmenter(
     Args:
         name: Such as "tap_fan_base_16_p4_hybrid" or "swin_tiny_patch4_window7_224".
         num_classes: Number of classes.
-        embed_dim: See `SegFormerHead`.
-        dropout: See `SegFormerHead`.
+        head_dim: `embed_dim` of `SegFormerHead`.
+        head_dropout: `dropout` of `SegFormerHead`.
         out_indices: Other features, as indices of the backbone's `feature_info`.
         options: Of `timm.create_model`, such as `pretrained`, `checkpoint_path`, `drop_path_rate`, or
             `paired_frequencies=False` for the position table of the released segmentation models.
 
     Raises:
-        ValueError: If the backbone gives no features.
+        ValueError: If the backbone gives no features, or is one of ours with fewer blocks than published and
+            `out_indices` does not say which features to take.
 
     Example:
-        >>> segmenter = build_segmenter("tap_fan_tiny_8_p4_hybrid", num_classes=19, embed_dim=32)
+        >>> segmenter = build_segmenter("tap_fan_tiny_8_p4_hybrid", num_classes=19, head_dim=32)
         >>> segmenter(torch.zeros(1, 3, 64, 96)).shape
         torch.Size([1, 19, 64, 96])
     """
@@ -193,7 +194,7 @@ def build_segmenter(
     wanted = list(out_indices or _default_indices(name, [feature["reduction"] for feature in described]))
     taken = backbone.prune_intermediate_layers(wanted, prune_norm=True, prune_head=True)
     in_channels = [described[index]["num_chs"] for index in taken]
-    return Segmenter(backbone, SegFormerHead(in_channels, num_classes, embed_dim, dropout), taken)
+    return Segmenter(backbone, SegFormerHead(in_channels, num_classes, head_dim, head_dropout), taken)
 
 
 def _unloaded(options: dict[str, Any]) -> dict[str, Any]:
@@ -203,6 +204,11 @@ def _unloaded(options: dict[str, Any]) -> dict[str, Any]:
 def _default_indices(name: str, reductions: Sequence[int]) -> Sequence[int]:
     ours = VARIANTS.get(name.removeprefix(TAP_PREFIX))
     if ours is not None:
+        if max(ours.features) >= len(reductions):
+            raise ValueError(
+                f"expected out_indices for {name} of another depth, with features 0 to {len(reductions) - 1}, "
+                f"got none; name four of them"
+            )
         return ours.features
     last_of_stride = {stride: index for index, stride in enumerate(reductions) if stride >= 4}
     if len(last_of_stride) > 1:

@@ -36,7 +36,7 @@ def own_module(tmp_path, monkeypatch):
 def test_file_of_a_training_is_read_with_all_that_it_says(tmp_path):
     scheme = LabelScheme(("off", "on"), (0, 1), (), ((0, 0, 0), (255, 255, 255)))
     description = SegmenterDescription(
-        "test_vit", scheme, (0.5,) * 3, (0.25,) * 3, embed_dim=8, options={"depth": 2}
+        "test_vit", scheme, (0.5,) * 3, (0.25,) * 3, head_dim=8, options={"depth": 2}
     )
     model = description.build().eval()
     save_file(model.state_dict(), tmp_path / "model.safetensors", {METADATA: description.to_text()})

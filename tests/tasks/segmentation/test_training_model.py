@@ -38,7 +38,7 @@ def settings(name="test_vit", tap=OFF, training=None, augmentation=None, options
         DataSettings("scenes"),
         task="segmentation",
         tap=tap,
-        segmentation=SegmentationSettings(embed_dim=8),
+        segmentation=SegmentationSettings(head_dim=8),
         training=training or TrainingSettings(),
         augmentation=augmentation or AugmentationSettings(),
     )

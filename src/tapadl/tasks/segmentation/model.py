@@ -30,7 +30,7 @@ class SegmenterDescription:
         scheme: The classes, one for each output.
         mean: Of each channel in 0..1; images are normalised with it.
         std: Of each channel in 0..1.
-        embed_dim: Width of the head.
+        head_dim: Width of the head.
         out_indices: Features that the head takes; None for those that `build_segmenter` chooses.
         tap: Arguments of `attach_tap`; None for none, also for a backbone that has TAP built in.
         options: Further arguments of the backbone.
@@ -49,7 +49,7 @@ class SegmenterDescription:
     scheme: LabelScheme
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    embed_dim: int = 768
+    head_dim: int = 768
     out_indices: tuple[int, ...] | None = None
     tap: Mapping[str, Any] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -66,7 +66,7 @@ class SegmenterDescription:
         segmenter = build_segmenter(
             self.backbone,
             self.scheme.num_classes,
-            embed_dim=self.embed_dim,
+            head_dim=self.head_dim,
             out_indices=self.out_indices,
             **self.options,
             **start,

@@ -119,7 +119,8 @@ def _described(settings: Settings, scheme: LabelScheme) -> SegmenterDescription:
         scheme,
         mean,
         std,
-        embed_dim=settings.segmentation.embed_dim,
+        head_dim=settings.segmentation.head_dim,
+        out_indices=settings.segmentation.out_indices,
         tap=arguments if tap.enabled and not name.startswith(TAP_PREFIX) else None,
         options=settings.model.options,
     )

@@ -4,11 +4,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tapadl.training.settings.checks import (
+    AT_LEAST_0,
     AT_LEAST_1,
     POSITIVE,
     Interval,
     check_ascending,
     check_choices,
+    check_distinct,
     check_numbers,
     refuse,
 )
@@ -26,7 +28,8 @@ class SegmentationSettings:
     Args:
         dataset: cityscapes, acdc, ade20k or folder; folder has train/images, train/masks, val/images,
             val/masks and classes.json.
-        embed_dim: Width of the head.
+        head_dim: Width of the head.
+        out_indices: Features that the head takes, null: chosen; as numbered in feature_info of the model.
         crop_size: Part of a scene that is trained on; smaller scenes are filled up.
         scale: Size of a scene before the crop, from, to; over its own.
         max_class_share: Most that a class may have of a crop; of its labelled pixels, else another is drawn,
@@ -45,7 +48,8 @@ class SegmentationSettings:
     """
 
     dataset: Dataset = "folder"
-    embed_dim: int = 768
+    head_dim: int = 768
+    out_indices: tuple[int, ...] | None = None
     crop_size: tuple[int, int] = (1024, 1024)
     scale: tuple[float, float] = (0.5, 2.0)
     max_class_share: float = 0.75
@@ -56,7 +60,11 @@ class SegmentationSettings:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        check_numbers(self, AT_LEAST_1, "embed_dim", "crop_size", "window", "stride")
+        check_numbers(self, AT_LEAST_1, "head_dim", "crop_size", "window", "stride")
+        check_numbers(self, AT_LEAST_0, "out_indices")
+        check_distinct(self, "out_indices")
+        if self.out_indices == ():
+            raise refuse(self, "out_indices", "to name a feature")
         check_numbers(self, POSITIVE, "scale")
         check_ascending(self, "scale")
         check_numbers(self, Interval(0, 1, without_low=True), "max_class_share")
