@@ -1,4 +1,5 @@
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -240,10 +241,13 @@ def test_an_unreadable_image_stops_the_run_or_is_skipped_and_counted(images, wor
     broken = next(iter(sorted((data / "red").iterdir())))
     broken.write_bytes(b"no picture")
     further = ["--data.train", str(data), "--training.epochs", "1", "--evaluation.every_epochs", "1"]
-    further += ["--data.workers", "0", "--training.batch_size", "10", "--schedule.warmup_epochs", "0"]
+    further += ["--data.workers", "1", "--training.batch_size", "10", "--schedule.warmup_epochs", "0"]
     further += ["--training.accumulation", "1"]
     assert cli.main([*words, *further, "--out", str(tmp_path / "stops")]) == 1
-    assert str(broken) in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert told.startswith(f"tapadl: expected a whole image at {broken}, but it does not decode")
+    assert told.count("\n") == 1
+    assert not multiprocessing.active_children()
     assert cli.main([*words, *further, "--data.on_error", "skip", "--out", str(tmp_path / "skips")]) == 0
     assert f"skipped 1 training images that cannot be read: {broken}" in capsys.readouterr().out
 

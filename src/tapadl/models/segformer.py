@@ -206,8 +206,8 @@ def _default_indices(name: str, reductions: Sequence[int]) -> Sequence[int]:
     if ours is not None:
         if max(ours.features) >= len(reductions):
             raise ValueError(
-                f"expected out_indices for {name} of another depth, with features 0 to {len(reductions) - 1}, "
-                f"got none; name four of them"
+                f"expected out_indices for {name} of another depth, of its features 0 to "
+                f"{len(reductions) - 1}, got none; name four of them"
             )
         return ours.features
     last_of_stride = {stride: index for index, stride in enumerate(reductions) if stride >= 4}
