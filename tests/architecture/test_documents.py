@@ -112,6 +112,31 @@ def test_numbers_of_the_evaluation_benchmark_stand_in_its_results():
         assert f"{row['speedup']:.2f} x ({low:.2f} - {high:.2f})" in text
 
 
+def test_numbers_of_the_training_benchmark_stand_in_its_results():
+    text = (ROOT / "docs" / "train.md").read_text()
+    for row in json.loads((ROOT / "benchmarks" / "results" / "training.json").read_text())["rows"]:
+        if "variant" in row:
+            low, high = row["cost_quartiles"]
+            assert f"{row['cost']:.2f} ({low:.2f} - {high:.2f})" in text
+            continue
+        low, high = row["speedup_quartiles"]
+        shown = f"{row['images_per_second']:,.1f} | {row['speedup']:.2f} x ({low:.2f} - {high:.2f})"
+        assert shown in text, f"train.md does not show {shown}"
+        if row["loader_share"] is not None:
+            assert f"{row['loader_share']['ours']:.1%}" in text
+
+
+def test_table_of_segmentation_is_that_of_its_committed_results():
+    specification = importlib.util.spec_from_file_location(
+        "segmentation_scenes_study", ROOT / "studies" / "segmentation_scenes.py"
+    )
+    study = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(study)
+    metrics = study.load()
+    assert [len(by_seed) for by_seed in metrics.values()] == [3, 3]
+    assert study.table(metrics) in study.DOCUMENT.read_text()
+
+
 def training_commands(document: Path) -> list[list[str]]:
     """The words behind each `tapadl train` in a block of code, in backticks, or in the head of a recipe."""
     text = re.sub(r"^# ?", "", document.read_text(), flags=re.MULTILINE)
