@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
+# Tests at a time, each with a core and some GB of memory.
+JOBS ?= 2
 
 .PHONY: setup demo format lint types imports test docs wheel bench ci
 
@@ -18,7 +20,7 @@ demo: $(VENV)/.installed
 	$(BIN)/tapadl demo $(ARGS)
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -q $(ARGS)
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal $(ARGS)
 
 format: $(VENV)/.installed
 	$(BIN)/ruff format .
