@@ -27,11 +27,14 @@ examples:
     tapadl convert released.pth.tar fan.safetensors --model fan_base_16_p4_hybrid
   a folder with the scores of an evaluation in its model card, to be shared:
     tapadl evaluate --model fan.safetensors --benchmark imagenet --data VAL --out eval
-    tapadl convert fan.safetensors fan --model fan_base_16_p4_hybrid \
+    tapadl convert fan.safetensors fan --model fan_base_16_p4_hybrid \\
         --result eval/result.json
   a folder, for timm.create_model("local-dir:fan", pretrained=True) after
   import tapadl.models:
     tapadl convert released.pth.tar fan --model tap_fan_base_16_p4_hybrid
+  a segmenter, for tapadl evaluate --task segmentation and tapadl segment:
+    tapadl convert released.pth streets.safetensors \\
+        --model tap_fan_base_16_p4_hybrid
 
 `tapadl models` lists the names, and where the weights are offered.
 """

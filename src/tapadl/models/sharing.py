@@ -27,6 +27,8 @@ from tapadl.models.weights import PUBLISHED, release_of
 
 WEIGHTS_FILE = "model.safetensors"
 FILES = (WEIGHTS_FILE, "config.json", "README.md")
+# In a file of weights: what a segmenter that was trained here is besides them.
+DESCRIPTION = "segmenter"
 # What is written about weights, and handed on when they are converted again.
 FACTS = ("source_file", "source_sha256", "source_wrapper", "licence", "page", "recipe")
 
@@ -74,6 +76,8 @@ def convert(
             facts["recipe"] = "see the page"
             if "backbone.pos_embed.token_projection.weight" in weights:
                 facts["position_table"] = "as in the released segmenters"  # read by load_segmenter
+        elif DESCRIPTION in _metadata(source):
+            facts[DESCRIPTION] = _metadata(source)[DESCRIPTION]
     save_weights(weights, target, model_name, facts, metrics(weights) if metrics else None)
     return facts
 

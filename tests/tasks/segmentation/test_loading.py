@@ -5,8 +5,9 @@ import torch
 from safetensors.torch import save_file
 
 from tapadl.data.segmentation import LabelScheme
+from tapadl.models.sharing import DESCRIPTION, convert
 from tapadl.tasks.segmentation.loading import open_segmenter
-from tapadl.tasks.segmentation.model import METADATA, SegmenterDescription
+from tapadl.tasks.segmentation.model import SegmenterDescription
 
 OWN = """
 from types import SimpleNamespace
@@ -39,12 +40,22 @@ def test_file_of_a_training_is_read_with_all_that_it_says(tmp_path):
         "test_vit", scheme, (0.5,) * 3, (0.25,) * 3, head_dim=8, options={"depth": 2}
     )
     model = description.build().eval()
-    save_file(model.state_dict(), tmp_path / "model.safetensors", {METADATA: description.to_text()})
+    save_file(model.state_dict(), tmp_path / "model.safetensors", {DESCRIPTION: description.to_text()})
     loaded = open_segmenter(str(tmp_path / "model.safetensors"))
     assert loaded.description == description
     assert json.loads(description.to_text())["backbone"] == loaded.name
     images = torch.rand(1, 3, 32, 48)
     assert torch.equal(loaded.model(images), model(images))
+
+
+def test_what_a_file_says_of_its_classes_outlives_a_conversion(tmp_path):
+    scheme = LabelScheme(("off", "on"), (0, 1), (), ((0, 0, 0), (255, 255, 255)))
+    name = "fan_tiny_12_p16_224"
+    description = SegmenterDescription(name, scheme, (0.5,) * 3, (0.25,) * 3, head_dim=8)
+    own = tmp_path / "own.safetensors"
+    save_file(description.build().state_dict(), own, {DESCRIPTION: description.to_text()})
+    convert(own, tmp_path / "shared.safetensors", name)
+    assert open_segmenter(str(tmp_path / "shared.safetensors")).description == description
 
 
 def test_function_of_ones_own_says_scheme_mean_and_std():

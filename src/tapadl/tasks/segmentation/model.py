@@ -16,9 +16,7 @@ from tapadl.data.segmentation import CITYSCAPES, LabelScheme
 from tapadl.models.checkpoint import read_state_dict
 from tapadl.models.registry import TAP_PREFIX
 from tapadl.models.segformer import Segmenter, build_segmenter
-from tapadl.models.sharing import load_segmenter
-
-METADATA = "segmenter"
+from tapadl.models.sharing import DESCRIPTION, load_segmenter
 
 
 @dataclass(frozen=True)
@@ -138,8 +136,8 @@ def load_trained(path: Path) -> LoadedSegmenter:
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     with safe_open(path, "pt") as file:
         metadata: dict[str, str] = file.metadata() or {}
-    if METADATA in metadata:
-        description = SegmenterDescription.from_text(metadata[METADATA])
+    if DESCRIPTION in metadata:
+        description = SegmenterDescription.from_text(metadata[DESCRIPTION])
         model = description.build()
         try:
             model.load_state_dict(weights)

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from tapadl.models.sharing import DESCRIPTION
 from tapadl.tasks.batches import batches, workers_of
 from tapadl.tasks.segmentation.data import SegmentationData, make_training_set, open_data
 from tapadl.tasks.segmentation.loss import pixel_cross_entropy
-from tapadl.tasks.segmentation.model import METADATA
 from tapadl.tasks.segmentation.scores import Scores
 from tapadl.tasks.segmentation.training_model import SegmenterModel, build_model
 from tapadl.training.adaptation import DiversificationTerm
@@ -108,4 +108,4 @@ class SegmentationRecipe:
 
     def facts(self) -> dict[str, str]:
         """What a file says of its weights: all that is needed to build the segmenter again."""
-        return {METADATA: self.built.description.to_text()}
+        return {DESCRIPTION: self.built.description.to_text()}
