@@ -1,7 +1,7 @@
 """Segmentation on scenes: plain and TAP + ADL over three seeds, clean and under 19 corruptions.
 
     python studies/segmentation_scenes.py --out runs/scenes --write     results/segmentation-scenes.json
-    python studies/segmentation_scenes.py --table                       and its table in docs/segmentation.md
+    python studies/segmentation_scenes.py --table                       their table in docs/segmentation.md
 
 Builds the scenes (`scripts/segmentation_scenes.py`), trains `recipes/scenes_tiny_segmentation.yaml` with and
 without TAP and ADL by `tapadl train`, and shows each model the validation scenes by `tapadl evaluate`. All of
@@ -60,6 +60,8 @@ def study(out: Path, seeds: tuple[int, ...]) -> None:
         if not (folder / WEIGHTS).exists():
             data = ["--data.train", scenes, "--data.val", scenes, "--training.seed", seed]
             run("train", "--config", RECIPE, *data, *words, "--out", folder)
+        if not (folder / WEIGHTS).exists():
+            raise SystemExit(f"stopped in {folder}; the same command goes on from there")
         shown = folder.with_name(f"{folder.name}-shown")
         if not (shown / RESULT).exists():
             model = ["--task", "segmentation", "--model", folder / WEIGHTS]

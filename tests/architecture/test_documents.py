@@ -126,17 +126,6 @@ def test_numbers_of_the_training_benchmark_stand_in_its_results():
             assert f"{row['loader_share']['ours']:.1%}" in text
 
 
-def test_table_of_segmentation_is_that_of_its_committed_results():
-    specification = importlib.util.spec_from_file_location(
-        "segmentation_scenes_study", ROOT / "studies" / "segmentation_scenes.py"
-    )
-    study = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(study)
-    metrics = study.load()
-    assert [len(by_seed) for by_seed in metrics.values()] == [3, 3]
-    assert study.table(metrics) in study.DOCUMENT.read_text()
-
-
 def training_commands(document: Path) -> list[list[str]]:
     """The words behind each `tapadl train` in a block of code, in backticks, or in the head of a recipe."""
     text = re.sub(r"^# ?", "", document.read_text(), flags=re.MULTILINE)
