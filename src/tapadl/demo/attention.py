@@ -89,11 +89,13 @@ class ReportExamples:
         samples: One for each corruption.
         attention: A few examples.
         seed: Of the models in `attention`.
+        explorer: Address of the page to explore their attention, relative to the report; None without.
     """
 
     samples: tuple[CorruptionSample, ...] = ()
     attention: tuple[AttentionExample, ...] = ()
     seed: int | None = None
+    explorer: str | None = None
 
 
 def attention_numbers(
@@ -189,7 +191,7 @@ def collect_examples(
     """
     names = list(dict.fromkeys(cell.corruption for cell in cells if cell.severity))
     first_of_group = list({CORRUPTIONS[name].group: name for name in reversed(names)}.values())[::-1]
-    chosen = list(_first_of_classes(labels, max(NUM_SAMPLES, len(first_of_group))))
+    chosen = list(first_of_classes(labels, max(NUM_SAMPLES, len(first_of_group))))
     titles = [class_names[int(labels[index])] for index in chosen]
 
     def shown(cell: Cell) -> torch.Tensor:
@@ -249,7 +251,8 @@ def _looks(model: nn.Module, pair: torch.Tensor, class_names: Sequence[str]) -> 
     return clean, corrupted
 
 
-def _first_of_classes(labels: torch.Tensor, count: int) -> Iterator[int]:
+def first_of_classes(labels: torch.Tensor, count: int) -> Iterator[int]:
+    """The places of the first image of each of the first `count` classes that occur."""
     seen: set[int] = set()
     for index, label in enumerate(labels.tolist()):
         if label not in seen and len(seen) < count:

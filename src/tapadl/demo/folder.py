@@ -12,6 +12,7 @@ from tapadl.demo.settings import VARIANTS, DemoSettings
 
 RESULTS = "results.json"
 REPORT = "report.html"
+EXPLORER = "explore.html"
 RUNS = "runs"
 
 _RUN = rf"(?:{'|'.join(map(re.escape, VARIANTS))})_seed\d+"
@@ -19,7 +20,7 @@ _DEMO = JobKind(
     name="demo",
     schema=SCHEMA,
     parts=RUNS,
-    made=rf"results\.json|report\.html|model_{_RUN}\.safetensors|{RUNS}/{_RUN}\.json",
+    made=rf"results\.json|report\.html|explore\.html|model_{_RUN}\.safetensors|{RUNS}/{_RUN}\.json",
     finished=RESULTS,
     page=REPORT,
 )
@@ -48,6 +49,11 @@ class DemoFolder:
     def report(self) -> Path:
         """The page to look at."""
         return self.path / REPORT
+
+    @property
+    def explorer(self) -> Path:
+        """The page to explore attention on."""
+        return self.path / EXPLORER
 
     def weights(self, variant: str, seed: int) -> Path:
         """The trained weights of one run."""

@@ -1,7 +1,7 @@
 """The demo from start to end: every variant with every seed, then the results and the page."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from tapadl.corruptions import constants_for
 from tapadl.data.fashion_mnist import ClassificationData
 from tapadl.demo.attention import ReportExamples, collect_examples
 from tapadl.demo.bench import Bench, Observer, run_name
+from tapadl.demo.explorer import write_demo_explorer
 from tapadl.demo.folder import DemoFolder
 from tapadl.demo.report import write_report
 from tapadl.demo.result import DemoResult, RunResult
@@ -42,7 +43,7 @@ def run_demo(
     data_root: Path | None = None,
     processes: int = 1,
 ) -> DemoOutcome:
-    """Do every run that the folder does not hold yet, then write `results.json` and `report.html`.
+    """Do every run that the folder does not hold yet, then write the results and the pages.
 
     Args:
         bench: What to compare, on which data.
@@ -85,7 +86,11 @@ def run_demo(
         runs=tuple(kept[key][0] for key in plan),
     )
     models = {key: model for key, (_, model) in kept.items()}
-    write_report(result.to_json(), _examples(bench, models), folder.report)
+    write_demo_explorer(
+        bench, {variant: models[variant, settings.first_seed] for variant in settings.variants}, folder
+    )
+    examples = replace(_examples(bench, models), explorer=folder.explorer.name)
+    write_report(result.to_json(), examples, folder.report)
     # last: a folder with results is a finished one
     result.save(folder.results)
     return DemoOutcome(result, models)

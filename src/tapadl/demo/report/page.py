@@ -111,6 +111,7 @@ def _content(findings: Findings, examples: ReportExamples) -> dict[str, Any]:
         "sample_names": examples.samples[0].class_names if examples.samples else (),
         "panels": [_panel(example, shown) for example in examples.attention],
         "panel_seed": examples.seed,
+        "explorer": examples.explorer,
         "num_layers": _num_layers(examples.attention),
         "colour_stops": colour_stops() if examples.attention else (),
         "plots": attention_plots(findings, style_of),

@@ -15,7 +15,7 @@ from tapadl.diagnostics.explorer.detail import (
     choose_detail,
     kept_queries,
 )
-from tapadl.diagnostics.explorer.looking import Layer, Look, Watcher
+from tapadl.diagnostics.explorer.looking import Layer, LayerLook, Look, Watcher
 from tapadl.diagnostics.explorer.packing import pack_rows, squeezed
 from tapadl.diagnostics.explorer.pictures import PictureBook, under_conditions
 from tapadl.diagnostics.explorer.subject import CLEAN, Condition, Picture, Subject
@@ -23,11 +23,14 @@ from tapadl.diagnostics.explorer.subject import CLEAN, Condition, Picture, Subje
 DEFAULT_CORRUPTIONS = ("gaussian_noise", "motion_blur", "fog", "jpeg_compression")
 DEFAULT_SEVERITIES = (1, 3, 5)
 DEFAULT_MEGABYTES = 10.0
+_CODE = 70_000  # bytes of a page without data, about
 # base64 makes four characters of three bytes
 BASE64 = 4 / 3
 # of what attention packs to, estimated from one picture
 _MARGIN = 1.12
-_NUMBERS = 9  # bytes of a number in the header, packed, at most
+_NUMBERS = 14  # bytes of the numbers of a head, packed
+# on one picture: all queries of the mean, a part of those of heads
+_SAMPLE = Detail(1, 1, 2, 2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,8 +121,11 @@ def explore(
         for own in crops
     )
     if detail is None:
-        sizes = _expected_sizes(watchers, [own[0] for own in crops], len(pictures), len(conditions))
-        detail = choose_detail(sizes, limit - len(book.content) * BASE64)
+        room = limit - len(book.content) * BASE64 - _CODE
+        sample = [own[0] for own in crops]
+        detail = choose_detail(_expected_sizes(watchers, None, len(pictures), len(conditions)), room)
+        if detail != LADDER[0]:  # packed, more may fit
+            detail = choose_detail(_expected_sizes(watchers, sample, len(pictures), len(conditions)), room)
     looks = tuple(
         tuple(
             tuple(watcher.look(made(crop, picture.index), detail, on_progress))
@@ -148,25 +154,36 @@ class _Corrupted:
 
 
 def _expected_sizes(
-    watchers: Sequence[Watcher], crops: Sequence[torch.Tensor], num_pictures: int, num_conditions: int
+    watchers: Sequence[Watcher], crops: Sequence[torch.Tensor] | None, num_pictures: int, num_conditions: int
 ) -> dict[Detail, float]:
-    """Bytes of a page without its pictures, for every detail, from how the maps of one picture pack."""
+    """Bytes of a page without its pictures, for every detail.
+
+    From how the maps of one picture of each model pack; of None as if they did not pack at all.
+    """
     sizes = dict.fromkeys(LADDER, 0.0)
-    for watcher, crop in zip(watchers, crops, strict=True):
-        sample = LADDER[len(LADDER) // 2]
-        (look,) = watcher.look(crop[None], sample)
-        for layer, seen in zip(watcher.layers, look.layers, strict=True):
-            mean = pack_rows(torch.cat((seen.attention[-1], seen.attention[-1:, 0])))
-            heads = pack_rows(seen.received[:-1]) + pack_rows(seen.attention[:-1])
-            ratios = {"mean": len(squeezed(mean)) / len(mean), "heads": len(squeezed(heads)) / len(heads)}
+    for place, watcher in enumerate(watchers):
+        ratios = [{"mean": 1.0, "heads": 1.0}] * len(watcher.layers)
+        if crops is not None:
+            (look,) = watcher.look(crops[place][None], _SAMPLE)
+            ratios = [_packing(seen) for seen in look.layers]
+        for layer, ratio in zip(watcher.layers, ratios, strict=True):
+            numbers = _NUMBERS * (layer.num_heads + 1) * num_conditions * num_pictures
             for detail in LADDER:
+                sizes[detail] += numbers
                 for kind in KINDS:
-                    bytes_kept = _bytes_of(layer, kind, detail) * ratios[kind.partition("_")[0]]
-                    count = 1 if kind.endswith("clean") else num_conditions - 1
-                    sizes[detail] += bytes_kept * count * num_pictures * BASE64 * _MARGIN
-                numbers = 3 * (layer.num_heads + 1) * num_conditions * num_pictures
-                sizes[detail] += numbers * _NUMBERS / 2
+                    count = num_pictures * (1 if kind.endswith("clean") else num_conditions - 1)
+                    packed = _bytes_of(layer, kind, detail) * ratio[kind.partition("_")[0]]
+                    sizes[detail] += count * packed * BASE64 * _MARGIN
     return sizes
+
+
+def _packing(seen: LayerLook) -> dict[str, float]:
+    """What compression leaves of the maps of a layer."""
+    parts = {
+        "mean": pack_rows(seen.received[-1:]) + pack_rows(seen.attention[-1]),
+        "heads": pack_rows(seen.received[:-1]) + pack_rows(seen.attention[:-1]),
+    }
+    return {name: len(squeezed(packed)) / len(packed) for name, packed in parts.items()}
 
 
 def _bytes_of(layer: Layer, kind: Kind, detail: Detail) -> int:

@@ -67,16 +67,15 @@ def write_explorer(
     limit = megabytes * 1e6
     found = explore(subjects, pictures, conditions, limit=limit, seed=seed, on_progress=on_progress)
     page = render_explorer(found, back=back)
-    for detail in LADDER[LADDER.index(found.detail) + 1 :]:
-        if len(page) <= limit:
-            break
-        found = explore(subjects, pictures, conditions, seed=seed, detail=detail)
+    while len(page) > limit:
+        if found.detail == LADDER[-1]:
+            raise ValueError(
+                f"expected a page of at most {megabytes:g} MB, got {len(page) / 1e6:.2f} MB with as little "
+                f"attention as possible; name fewer pictures, corruptions or severities, or allow more"
+            )
+        less = LADDER[LADDER.index(found.detail) + 1]
+        found = explore(subjects, pictures, conditions, detail=less, seed=seed)
         page = render_explorer(found, back=back)
-    if len(page) > limit:
-        raise ValueError(
-            f"expected a page of at most {megabytes:g} MB, got {len(page) / 1e6:.1f} MB with as little "
-            f"attention as possible; name fewer pictures, corruptions or severities, or allow more"
-        )
     write_atomically(path, page)
     return WrittenPage(len(page), tuple(describe(found.detail)))
 
