@@ -15,6 +15,9 @@ function make(tag, properties = {}, ...children) {
   return element;
 }
 
+// a name that a line may break behind an underscore, as in vit_tiny_patch16_224
+const breakable = (name) => name.split(/(?<=_)/).flatMap((part) => [part, document.createElement("wbr")]);
+
 const VIEWS = [
   ["attended", "What the chosen token attends to"],
   ["received", "What every token receives"],
@@ -136,7 +139,7 @@ function start(data) {
         return make("figure", { "data-side": side }, make("div", { className: "answer" }), stack, make("figcaption", {}));
       });
       return make("article", { className: `card panel ${STYLES[number]}`, "data-model": number },
-        make("header", {}, make("h2", {}, make("span", { className: "swatch" }), model.name), make("p", { className: "where" })),
+        make("header", {}, make("h2", {}, make("span", { className: "swatch" }), make("span", {}, ...breakable(model.name))), make("p", { className: "where" })),
         make("div", { className: "figures" }, ...figures), make("p", { className: "message", hidden: true }));
     }));
   }

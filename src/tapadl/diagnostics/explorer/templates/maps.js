@@ -72,7 +72,7 @@ function heatColour(share) {
 function paint(canvas, [rows, cols], values, largest, { change = false } = {}) {
   canvas.width = cols;
   canvas.height = rows;
-  const context = canvas.getContext("2d");
+  const context = canvas.getContext("2d", { willReadFrequently: true });
   const image = context.createImageData(cols, rows);
   for (let place = 0; place < rows * cols; place++) {
     const value = largest > 0 ? values[place] / largest : 0;
