@@ -486,7 +486,7 @@ def rewrite(folder, name, content):
 @pytest.mark.parametrize(
     ("function", "named"),
     [(os.system, r"posix\.system"), (eval, r"builtins\.eval"), (torch.load, r"torch\.serialization\.load")],
-    ids=str,
+    ids=["system", "eval", "load"],
 )
 def test_metadata_that_would_run_code_is_refused(tmp_path, function, named):
     save_steps(tmp_path, 1)
