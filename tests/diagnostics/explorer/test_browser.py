@@ -342,8 +342,9 @@ def test_dark_and_light_differ_and_are_readable(open_page):
         return max(light) / min(light), light[1]
 
     backgrounds = []
+    page = open_page()
     for scheme in ("light", "dark"):
-        page = open_page(color_scheme=scheme)
+        page.emulate_media(color_scheme=scheme)
         for selector in ("h1", ".lead", ".eyebrow", ".lead .first"):
             ratio, background = contrast(page, selector)
             assert ratio >= 4.5, (scheme, selector)

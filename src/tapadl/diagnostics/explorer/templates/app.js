@@ -231,6 +231,7 @@ function start(data) {
     const message = panel.querySelector(".message");
     message.textContent = shown.said.join(" ");
     message.hidden = !shown.said.length;
+    panel.querySelector(".figures").hidden = state.view === "reach" && !shown.clean;
     const answers = model.answers[state.picture];
     for (const figure of panel.querySelectorAll("figure")) {
       const side = figure.dataset.side, stack = figure.querySelector(".stack"), photo = stack.querySelector("img");
