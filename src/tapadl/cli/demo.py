@@ -41,8 +41,8 @@ examples:
     tapadl demo --data full --data-root DIR
 
 A demo that was stopped goes on where it was: give the same command with its
-folder as --out. The folder holds results.json, report.html and the trained
-weights (model_VARIANT_seedN.safetensors).
+folder as --out. The folder holds results.json, report.html, explore.html (the
+attention of both models) and the trained weights (model_VARIANT_seedN.safetensors).
 """
 
 

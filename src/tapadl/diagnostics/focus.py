@@ -163,7 +163,7 @@ def measure_focus(
         def receive(index: int, rows: Rows) -> None:
             name, site = chosen[index]
             samples, _, queries, keys = rows.size
-            numbers = _numbers(rows, site.num_prefix_tokens, tau, TOP_FRACTION)
+            numbers = focus_numbers(rows, site.num_prefix_tokens, tau, TOP_FRACTION)
             found.append(((name, queries, keys, samples // len(batch)), numbers))
 
         listen(model, batch, chosen, receive)
@@ -212,7 +212,7 @@ def attention_focus(
         raise ValueError(f"expected top_fraction above 0 and at most 1, got {top_fraction}")
     _check_tau(tau)
     with without_autocast(attention.device):
-        numbers = _numbers(rows_of_map(attention), num_prefix_tokens, tau, top_fraction)
+        numbers = focus_numbers(rows_of_map(attention), num_prefix_tokens, tau, top_fraction)
     return AttentionFocus(*numbers[-1].tolist())
 
 
@@ -241,7 +241,7 @@ def _check_tau(tau: float) -> None:
         raise ValueError(f"expected tau of at least 0, got {tau}")
 
 
-def _numbers(rows: Rows, num_prefix_tokens: int, tau: float, top_fraction: float) -> torch.Tensor:
+def focus_numbers(rows: Rows, num_prefix_tokens: int, tau: float, top_fraction: float) -> torch.Tensor:
     """The fields of `AttentionFocus`, (H + 1, 8): a row for each head, the last for their mean."""
     batch, heads, _, keys = rows.size
     seen = rows.visible

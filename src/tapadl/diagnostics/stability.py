@@ -231,7 +231,7 @@ def attention_stability(clean: torch.Tensor, corrupted: torch.Tensor) -> Attenti
     _check_shapes("maps", clean, corrupted)
     dtype = torch.promote_types(clean.dtype, corrupted.dtype)
     with without_autocast(clean.device):
-        numbers = _numbers(rows_of_map(clean.to(dtype)), rows_of_map(corrupted.to(dtype)))
+        numbers = stability_numbers(rows_of_map(clean.to(dtype)), rows_of_map(corrupted.to(dtype)))
     return AttentionStability(*numbers.tolist())
 
 
@@ -254,7 +254,7 @@ def _compare(
         def receive(index: int, rows: Rows) -> None:
             # windows stand in order of their images, so the halves of the batch belong together here too
             clean, corrupted = rows.half(second=False), rows.half(second=True)
-            found.append(((chosen[index][0], *rows.size[1:]), _numbers(clean, corrupted)))
+            found.append(((chosen[index][0], *rows.size[1:]), stability_numbers(clean, corrupted)))
 
         listen(model, batch, chosen, receive)
         return found
@@ -264,7 +264,7 @@ def _compare(
     return names, tuple(AttentionStability(*numbers.tolist()) for _, numbers in measured)
 
 
-def _numbers(clean: Rows, corrupted: Rows) -> torch.Tensor:
+def stability_numbers(clean: Rows, corrupted: Rows) -> torch.Tensor:
     """The fields of `AttentionStability`, (2,), of two attentions of one size."""
     total = clean.like.new_zeros(2)
     for (samples, at, p), (_, _, q) in zip(clean.blocks(), corrupted.blocks(), strict=True):

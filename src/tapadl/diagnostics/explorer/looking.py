@@ -200,8 +200,8 @@ def _layer_look(layer: Layer, rows: Rows, clean: Rows, detail: Detail, *, is_cle
     kinds = [kind for kind in KINDS if kind.endswith("clean") == is_clean]
     queries = sorted({query for kind in kinds for query in layer.queries(detail, kind) or ()})
     received, attention = _read(layer, rows, queries)
-    numbers = focus._numbers(rows, layer.tokens.num_prefix_tokens, TAU, focus.TOP_FRACTION)
-    cosine, divergence = (1.0, 0.0) if is_clean else stability._numbers(clean, rows).tolist()
+    numbers = focus.focus_numbers(rows, layer.tokens.num_prefix_tokens, TAU, focus.TOP_FRACTION)
+    cosine, divergence = (1.0, 0.0) if is_clean else stability.stability_numbers(clean, rows).tolist()
     return LayerLook(received, attention, tuple(queries), numbers[:, [0, 3, 5]].cpu(), cosine, divergence)
 
 
