@@ -42,7 +42,7 @@ examples:
 
 A demo that was stopped goes on where it was: give the same command with its
 folder as --out. The folder holds results.json, report.html, explore.html (the
-attention of both models) and the trained weights (model_VARIANT_seedN.safetensors).
+attention of both models) and the weights (model_VARIANT_seedN.safetensors).
 """
 
 
