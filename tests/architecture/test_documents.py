@@ -104,6 +104,20 @@ def test_numbers_of_the_models_benchmark_are_those_of_its_committed_results():
     assert (results["rows"][0]["batch"], results["rows"][0]["pairs"]) == (16, 11)
 
 
+def test_ratios_of_the_corruptions_are_those_of_their_committed_results():
+    text = (ROOT / "docs" / "corruptions.md").read_text().partition("| package, 224 |")[2]
+    results = json.loads((ROOT / "benchmarks" / "results" / "corruptions.json").read_text())
+    for name in {row["corruption"] for row in results["rows"]}:
+        (line,) = re.findall(rf"^\| {name} \|.*$", text, flags=re.MULTILINE)
+        for side, ratio in zip((224, 32), line.strip("| ").split(" | ")[3::3], strict=True):
+            own = [row for row in results["rows"] if (row["side"], row["corruption"]) == (side, name)]
+            slow, fast = (sum(row[form] for row in own) for form in ("baseline_ms", "candidate_ms"))
+            assert float(ratio) == round(slow / fast, 2)
+    for summary in results["summary"]:
+        assert f"**{summary['speedup_of_the_sum']:.2f}**" in text
+        assert f"{summary['speedup_of_the_sum_without_frost']:.2f}" in text
+
+
 def test_numbers_of_the_evaluation_benchmark_stand_in_its_results():
     text = (ROOT / "docs" / "evaluate.md").read_text()
     for row in json.loads((ROOT / "benchmarks" / "results" / "evaluation.json").read_text())["rows"]:
