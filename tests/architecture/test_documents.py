@@ -118,6 +118,18 @@ def test_ratios_of_the_corruptions_are_those_of_their_committed_results():
         assert f"{summary['speedup_of_the_sum_without_frost']:.2f}" in text
 
 
+def test_memory_of_segmentation_is_that_of_its_committed_results():
+    text = (ROOT / "docs" / "segmentation.md").read_text()
+    results = json.loads((ROOT / "benchmarks" / "results" / "segmentation.json").read_text())
+    memory, (row,) = results["memory"], results["rows"]
+    for form in ("tapadl_16_blocks", "checkpointed_16_blocks"):
+        assert memory["bytes"][form] < 16 * 2**30
+    for count in (*memory["bytes"].values(), memory["stored_at_full_depth_by_arithmetic"]):
+        assert f"{count / 2**30:.1f}" in text
+    low, high = row["speedup_quartiles"]
+    assert f"{row['speedup']:.2f} x ({low:.2f} - {high:.2f})" in text
+
+
 def test_numbers_of_the_evaluation_benchmark_stand_in_its_results():
     text = (ROOT / "docs" / "evaluate.md").read_text()
     for row in json.loads((ROOT / "benchmarks" / "results" / "evaluation.json").read_text())["rows"]:
