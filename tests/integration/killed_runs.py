@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 import tapadl
 from tapadl.training.adaptation import DiversificationTerm
 from tapadl.training.engine import Ingredients, Outcome, train
-from tapadl.training.objective import Batch, ClassificationObjective
+from tapadl.training.objective import Batch, SupervisedObjective
 from tapadl.training.sampling import EpochBatches, Place
 from tapadl.training.settings import (
     CheckpointSettings,
@@ -135,7 +135,7 @@ def run(folder: Path, tell: Callable[[str], None] = print) -> Outcome:
             optimizer, t_initial=PLAN.total_steps, t_in_epochs=False
         ),
         make_batches=make_batches,
-        objective=ClassificationObjective(F.cross_entropy, diversification=term, mix=mixup),
+        objective=SupervisedObjective(F.cross_entropy, diversification=term, mix=mixup),
         evaluate=evaluate,
         units=list(model.blocks),
     )

@@ -29,7 +29,7 @@ from tapadl.training.adaptation import DiversificationTerm
 from tapadl.training.engine import Ingredients, Outcome, train
 from tapadl.training.log import RunLog
 from tapadl.training.meter import Meter
-from tapadl.training.objective import Batch, ClassificationObjective
+from tapadl.training.objective import Batch, SupervisedObjective
 from tapadl.training.parallel import distribute, joined, share_buffers
 from tapadl.training.sampling import EpochBatches
 from tapadl.training.settings import (
@@ -102,7 +102,7 @@ def take_step(*parts: list[int], parallel: str = "ddp") -> dict[str, Any]:
     model = make_model()
     term = DiversificationTerm(model, target_share=0.2, tau_quantile=0.8)
     wrapped = distribute(model, parallel, list(model.blocks))
-    objective = ClassificationObjective(F.cross_entropy, diversification=term, augment=torch.neg)
+    objective = SupervisedObjective(F.cross_entropy, diversification=term, augment=torch.neg)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     state = TrainingState(model, optimizer, torch.amp.GradScaler("cpu", enabled=False), objective)
     stepper = Stepper(make_settings(), state, ConstantSchedule(), wrapped, CPU)
@@ -124,7 +124,7 @@ def take_overflowing_step(parallel: str) -> dict[str, Any]:
     model = nn.Linear(3, 2, bias=False)
     nn.init.ones_(model.weight)
     wrapped = distribute(model, parallel)
-    objective = ClassificationObjective(
+    objective = SupervisedObjective(
         lambda logits, _: (logits.float() * torch.tensor([torch.finfo(torch.float).max, 1.0])).mean()
     )
     state = TrainingState(
@@ -196,7 +196,7 @@ def run_engine(
         make_optimizer=lambda model: torch.optim.AdamW(model.parameters(), lr=2e-3),
         make_schedule=lambda _optimizer: ConstantSchedule(),
         make_batches=make_batches,
-        objective=ClassificationObjective(
+        objective=SupervisedObjective(
             lambda logits, labels: factor * F.cross_entropy(logits, labels), diversification=term
         ),
         evaluate=evaluate,

@@ -8,7 +8,7 @@ from torch import nn
 
 import tapadl
 from tapadl.training.adaptation import INTERVAL, DiversificationTerm
-from tapadl.training.objective import ClassificationObjective
+from tapadl.training.objective import SupervisedObjective
 from tapadl.training.state import TrainingState
 from tapadl.training.step import Stepper
 
@@ -79,7 +79,7 @@ def test_the_weight_reaches_the_share_of_the_gradient_it_is_to_have(runs, one_pr
     """Measured by hand at the end, with torch's gradients: a model that stands still, ten measurements."""
     model = make_model()
     term = DiversificationTerm(model, weight=1.0, target_share=share)
-    objective = ClassificationObjective(F.cross_entropy, diversification=term)
+    objective = SupervisedObjective(F.cross_entropy, diversification=term)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     state = TrainingState(model, optimizer, torch.amp.GradScaler("cpu", enabled=False), objective)
     stepper = Stepper(runs.make_settings(), state, runs.ConstantSchedule(), model, runs.CPU)

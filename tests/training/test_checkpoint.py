@@ -16,7 +16,7 @@ from tapadl.training import checkpoint as module
 from tapadl.training import checkpoint_files
 from tapadl.training.checkpoint import Checkpoints
 from tapadl.training.checkpoint_files import CheckpointReader, DamagedCheckpointError, check_files, is_whole
-from tapadl.training.objective import ClassificationObjective
+from tapadl.training.objective import SupervisedObjective
 from tapadl.training.state import TrainingState, flatten
 from tapadl.training.weight_average import WeightAverage
 
@@ -39,7 +39,7 @@ def make_state(width=4, *, average=True, steps=0, channels_last=False):
         model,
         torch.optim.AdamW(model.parameters(), lr=0.1),
         torch.amp.GradScaler("cpu", init_scale=8.0, growth_interval=3),
-        ClassificationObjective(nn.functional.cross_entropy),
+        SupervisedObjective(nn.functional.cross_entropy),
         WeightAverage(model, 0.9) if average else None,
     )
     advance(state, steps)

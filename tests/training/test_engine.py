@@ -12,7 +12,7 @@ from torch import nn
 
 from tapadl.training.engine import Ingredients, train
 from tapadl.training.log import RunLog
-from tapadl.training.objective import ClassificationObjective, Objective
+from tapadl.training.objective import Objective, SupervisedObjective
 from tapadl.training.settings import (
     CheckpointSettings,
     DataSettings,
@@ -75,7 +75,7 @@ def make_ingredients(**changes):
             "make_optimizer": lambda model: torch.optim.AdamW(model.parameters(), lr=0.05),
             "make_schedule": lambda optimizer: CosineLRScheduler(optimizer, t_initial=9, t_in_epochs=False),
             "make_batches": make_batches,
-            "objective": ClassificationObjective(F.cross_entropy),
+            "objective": SupervisedObjective(F.cross_entropy),
             "evaluate": score,
         }
         | changes

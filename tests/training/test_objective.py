@@ -6,7 +6,7 @@ from torch import nn
 
 import tapadl
 from tapadl.training.adaptation import INTERVAL, DiversificationTerm
-from tapadl.training.objective import ClassificationObjective
+from tapadl.training.objective import SupervisedObjective
 
 LABELS = torch.arange(4) % 3
 
@@ -47,7 +47,7 @@ def assert_gradient_is(found, model, loss):
 
 
 def test_it_is_cross_entropy_unless_more_is_asked_for(model, images):
-    objective = ClassificationObjective(F.cross_entropy)
+    objective = SupervisedObjective(F.cross_entropy)
     (parts,) = run(objective, model, (images, LABELS))
     found = gradients(model)
     expected = F.cross_entropy(model(images), LABELS)
@@ -61,7 +61,7 @@ def test_it_is_cross_entropy_unless_more_is_asked_for(model, images):
 
 def test_adl_is_added_with_its_weight(model, images):
     term = DiversificationTerm(model, weight=0.7, tau=1.5)
-    (parts,) = run(ClassificationObjective(F.cross_entropy, diversification=term), model, (images, LABELS))
+    (parts,) = run(SupervisedObjective(F.cross_entropy, diversification=term), model, (images, LABELS))
     found = gradients(model)
     term.close()
     diversification = tapadl.AttentionDiversificationLoss(model, tau=1.5)
@@ -76,7 +76,7 @@ def test_adl_is_added_with_its_weight(model, images):
 
 def test_augmented_images_have_a_pass_of_their_own_without_adl(model, images):
     term = DiversificationTerm(model, weight=0.7)
-    objective = ClassificationObjective(F.cross_entropy, diversification=term, augment=torch.neg)
+    objective = SupervisedObjective(F.cross_entropy, diversification=term, augment=torch.neg)
     augmented, clean = run(objective, model, (images, LABELS))
     found = gradients(model)
     term.close()
@@ -96,7 +96,7 @@ def test_images_are_mixed_once_for_all_passes_of_a_step(model, images):
         mixed.append(images.flip(0))
         return mixed[-1], F.one_hot(labels, 3).double()
 
-    objective = ClassificationObjective(F.cross_entropy, mix=mix, augment=torch.neg)
+    objective = SupervisedObjective(F.cross_entropy, mix=mix, augment=torch.neg)
     augmented, clean = run(objective, model, (images, LABELS))
     assert len(mixed) == 1
     assert clean["loss"] == F.cross_entropy(model(images.flip(0)), LABELS)
@@ -105,7 +105,7 @@ def test_images_are_mixed_once_for_all_passes_of_a_step(model, images):
 
 def test_a_probe_is_the_gradient_of_adl_alone_and_reaches_every_parameter(model, images):
     term = DiversificationTerm(model, weight=0.7, target_share=0.2)
-    objective = ClassificationObjective(F.cross_entropy, diversification=term)
+    objective = SupervisedObjective(F.cross_entropy, diversification=term)
     (probe,) = objective.probes((images, LABELS), 0)
     parts = probe(model)
     model.zero_grad()
@@ -132,9 +132,7 @@ def test_a_probe_is_the_gradient_of_adl_alone_and_reaches_every_parameter(model,
     ],
 )
 def test_only_what_adapts_is_measured(model, images, options, measures, probes):
-    objective = ClassificationObjective(
-        F.cross_entropy, diversification=DiversificationTerm(model, **options)
-    )
+    objective = SupervisedObjective(F.cross_entropy, diversification=DiversificationTerm(model, **options))
     assert objective.measures(0) == objective.measures(INTERVAL) == measures
     assert not objective.measures(1)
     assert len(objective.probes((images, LABELS), 0)) == probes
@@ -142,7 +140,7 @@ def test_only_what_adapts_is_measured(model, images, options, measures, probes):
 
 def test_what_it_has_learned_is_kept_and_gone_on_with(model):
     def make():
-        return ClassificationObjective(
+        return SupervisedObjective(
             F.cross_entropy, diversification=DiversificationTerm(model, target_share=0.2, tau_quantile=0.9)
         )
 
@@ -155,7 +153,7 @@ def test_what_it_has_learned_is_kept_and_gone_on_with(model):
 
 
 def test_without_adl_there_is_nothing_to_learn():
-    objective = ClassificationObjective(F.cross_entropy)
+    objective = SupervisedObjective(F.cross_entropy)
     objective.observe({"gradient_norm": 1.0})
     objective.load_state({})
     assert objective.state() == {}

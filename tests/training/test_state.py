@@ -7,12 +7,12 @@ import torch
 from timm.optim import create_optimizer_v2
 from torch import nn
 
-from tapadl.training.objective import ClassificationObjective
+from tapadl.training.objective import SupervisedObjective
 from tapadl.training.state import TrainingState, flatten, unflatten
 from tapadl.training.weight_average import WeightAverage
 
 
-class Adapting(ClassificationObjective):
+class Adapting(SupervisedObjective):
     number = 1.0
 
     def state(self):

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import tapadl
-from tapadl.training.objective import ClassificationObjective, Objective
+from tapadl.training.objective import Objective, SupervisedObjective
 from tapadl.training.optimizer import build_optimizer, build_schedule
 from tapadl.training.randomness import reseed
 from tapadl.training.settings import OptimizerSettings, ScheduleSettings
@@ -217,7 +217,7 @@ def test_images_reach_the_model_channels_last_where_asked(runs, one_process):
     seen = []
     model = nn.Conv2d(3, 2, 1)
     model.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
-    objective = ClassificationObjective(lambda logits, _: logits.mean())
+    objective = SupervisedObjective(lambda logits, _: logits.mean())
     state = TrainingState(
         model, torch.optim.SGD(model.parameters()), torch.amp.GradScaler("cpu", enabled=False), objective
     )

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from typing import Any
 
     from rich.table import Table
 
     Pages = tuple[()] | tuple[Path, Path]
+    # what loads a result, compares several, writes their page, and makes tables for the terminal
+    Kind = tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any], Callable[..., Any]]
     Commands = argparse._SubParsersAction[Any]
 
 # The kind of a segmenter's result, known here so that a classifier's is read without its code.
@@ -20,8 +22,8 @@ SEGMENTATION = "segmentation"
 _DESCRIPTION = """\
 Compare results of `tapadl evaluate`, image by image, with the first of them. For every
 metric: both values, the difference with its 95 % bootstrap interval over images, and,
-of classifiers, the p value of a paired test. Results that do not show the same images in the same
-conditions are refused, and what differs is named.
+of classifiers, the p value of a paired test. Results that do not show the same images
+in the same conditions are refused, and what differs is named.
 
 Whether a difference is one of two sets of weights says nothing about the method that
 made them: that takes several seeds of training.
@@ -77,37 +79,32 @@ def run(arguments: argparse.Namespace) -> int:
             f"another kind in {other}"
         )
     pages = () if arguments.out is None else _pages(arguments.out)
-    return (_compare_segmenters if all(segmentation) else _compare_classifiers)(arguments, paths, pages)
+    load, compare, write_report, tables = (_of_segmenters if all(segmentation) else _of_classifiers)()
+    results = [load(path) for path in paths]
+    _check_pages(arguments, pages)
+    comparison = compare(results, arguments.benchmark)
+    if pages:
+        write_report(results, *pages, comparison=comparison)
+    _print(tables(comparison), comparison.left_out, pages)
+    return 0
 
 
-def _compare_classifiers(arguments: argparse.Namespace, paths: list[Path], pages: "Pages") -> int:
+def _of_classifiers() -> "Kind":
     from tapadl.cli.tables import comparison_tables
     from tapadl.evaluation.benchmark_result import EvaluationResult
     from tapadl.evaluation.compare import compare
     from tapadl.evaluation.report import write_report
 
-    results = [EvaluationResult.load(path) for path in paths]
-    _check_pages(arguments, pages)
-    comparison = compare(results, arguments.benchmark)
-    if pages:
-        write_report(results, *pages, comparison=comparison)
-    _print(comparison_tables(comparison), comparison.left_out, pages)
-    return 0
+    return EvaluationResult.load, compare, write_report, comparison_tables
 
 
-def _compare_segmenters(arguments: argparse.Namespace, paths: list[Path], pages: "Pages") -> int:
+def _of_segmenters() -> "Kind":
     from tapadl.cli.segmentation_tables import comparison_tables
     from tapadl.tasks.segmentation.evaluation.compare import compare
     from tapadl.tasks.segmentation.evaluation.report import write_report
     from tapadl.tasks.segmentation.evaluation.result import SegmentationResult
 
-    results = [SegmentationResult.load(path) for path in paths]
-    _check_pages(arguments, pages)
-    comparison = compare(results, arguments.benchmark)
-    if pages:
-        write_report(results, *pages, comparison=comparison)
-    _print(comparison_tables(comparison), comparison.left_out, pages)
-    return 0
+    return SegmentationResult.load, compare, write_report, comparison_tables
 
 
 def _check_pages(arguments: argparse.Namespace, pages: "Pages") -> None:

@@ -95,16 +95,10 @@ def compare(results: Sequence[EvaluationResult], benchmarks: Sequence[str] | Non
         ValueError: If there are fewer than two, a benchmark is missing, or the models were not shown the
             same images in the same conditions; the message names what differs.
     """
-    if len(results) < 2:
-        raise ValueError(f"expected at least two results to compare, got {len(results)}")
     labels = model_labels(results)
-    names = [[one.benchmark for one in result.benchmarks] for result in results]
-    common = [name for name in names[0] if all(name in others for others in names)]
-    if benchmarks is None and not common:
-        found = "; ".join(f"{', '.join(own)} of {label}" for own, label in zip(names, labels, strict=True))
-        raise ValueError(f"expected results with a benchmark in common, got {found}")
-    chosen = common if benchmarks is None else list(dict.fromkeys(benchmarks))
-    left_out = dict.fromkeys(name for own in names for name in own if name not in common)
+    chosen, left_out = choose_benchmarks(
+        [[one.benchmark for one in result.benchmarks] for result in results], labels, benchmarks
+    )
     return Comparison(
         results=tuple(results),
         labels=labels,
@@ -112,8 +106,32 @@ def compare(results: Sequence[EvaluationResult], benchmarks: Sequence[str] | Non
             name: tuple(_compare_pair(name, results, labels, place) for place in range(1, len(results)))
             for name in chosen
         },
-        left_out=tuple(left_out),
+        left_out=left_out,
     )
+
+
+def choose_benchmarks(
+    names: Sequence[Sequence[str]], labels: Sequence[str], wanted: Sequence[str] | None
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The benchmarks on which results are compared, and those that not all of them have.
+
+    Args:
+        names: The benchmarks of each result.
+        labels: What each is called.
+        wanted: Only these; None for all in common.
+
+    Raises:
+        ValueError: If there are fewer than two results, or they have no benchmark in common and none is
+            wanted.
+    """
+    if len(names) < 2:
+        raise ValueError(f"expected at least two results to compare, got {len(names)}")
+    common = [name for name in names[0] if all(name in others for others in names)]
+    if wanted is None and not common:
+        found = "; ".join(f"{', '.join(own)} of {label}" for own, label in zip(names, labels, strict=True))
+        raise ValueError(f"expected results with a benchmark in common, got {found}")
+    left_out = dict.fromkeys(name for own in names for name in own if name not in common)
+    return tuple(common if wanted is None else dict.fromkeys(wanted)), tuple(left_out)
 
 
 class OfModel(Protocol):

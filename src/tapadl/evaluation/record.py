@@ -136,6 +136,23 @@ def _unpack(packed: Mapping[str, Any], count: int) -> Values:
     return values
 
 
+def join_cells(cells: Sequence[Cell], files: Sequence["UnitFile"]) -> list[Record]:
+    """The record of each cell over all units of a part.
+
+    Args:
+        cells: Of the part.
+        files: Of its units, in their order.
+
+    Raises:
+        RuntimeError: If a record is missing.
+    """
+    for cell in cells:
+        missing = [file.path.name for file in files if cell not in file.records]
+        if missing:
+            raise RuntimeError(f"expected records of {cell.key} in {missing[0]}, got none; run it again")
+    return [Record.join([file.records[cell] for file in files]) for cell in cells]
+
+
 class UnitFile:
     """The records of a unit, a line each, written as they are made.
 

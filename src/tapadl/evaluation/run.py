@@ -13,7 +13,7 @@ from tapadl.evaluation.attacks import autoattack, fgsm, pgd
 from tapadl.evaluation.ball import Norm
 from tapadl.evaluation.loading import LoadedModel
 from tapadl.evaluation.plan import Cell, Part, Unit, units_of
-from tapadl.evaluation.record import Record, UnitFile
+from tapadl.evaluation.record import Record, UnitFile, join_cells
 from tapadl.evaluation.scoring import restrict, score_images, score_sequences
 from tapadl.evaluation.shown import Shown, ShownImages, load_shown
 
@@ -223,13 +223,8 @@ def collect(parts: Sequence[Part], folder: Path, settings: RunSettings) -> list[
     Raises:
         RuntimeError: If a record is missing.
     """
-    joined: list[list[Record]] = []
     files = [(unit, unit_file(parts, unit, folder)) for unit in units_of(parts, settings.batch_size)]
-    for place, part in enumerate(parts):
-        mine = [file for unit, file in files if unit.part == place]
-        for cell in part.cells:
-            missing = [file.path.name for file in mine if cell not in file.records]
-            if missing:
-                raise RuntimeError(f"expected records of {cell.key} in {missing[0]}, got none; run it again")
-        joined.append([Record.join([file.records[cell] for file in mine]) for cell in part.cells])
-    return joined
+    return [
+        join_cells(part.cells, [file for unit, file in files if unit.part == place])
+        for place, part in enumerate(parts)
+    ]

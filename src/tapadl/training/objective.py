@@ -51,13 +51,13 @@ class Objective(ABC):
         return
 
 
-class ClassificationObjective(Objective):
+class SupervisedObjective(Objective):
     """Cross entropy, and the attention diversification loss on the same images.
 
     With `augment` every micro-batch has a pass before, over augmented images, with the cross entropy alone.
 
     Args:
-        criterion: Loss of logits (B, classes) and targets: a mean over images.
+        criterion: Loss of logits (B, classes), or (B, classes, H, W), and targets: a mean over images.
         diversification: ADL with its weight; None for none.
         mix: Mixes images and labels, such as mixup; drawn anew in each step.
         augment: Of images (B, C, H, W), for the further pass; RVT's patch augmentation.
@@ -67,7 +67,7 @@ class ClassificationObjective(Objective):
         CVPR 2022, as the recipe of both trains RVT.
 
     Example:
-        >>> objective = ClassificationObjective(nn.CrossEntropyLoss())
+        >>> objective = SupervisedObjective(nn.CrossEntropyLoss())
         >>> images, labels = torch.zeros(2, 3), torch.tensor([0, 1])
         >>> (run,) = objective.passes((images, labels), step=0)
         >>> {name: round(value.item(), 4) for name, value in run(nn.Linear(3, 2, bias=False)).items()}

@@ -11,7 +11,7 @@ from tapadl.tasks.segmentation.loss import pixel_cross_entropy
 from tapadl.tasks.segmentation.model import SegmenterDescription
 from tapadl.tasks.segmentation.training_model import build_model
 from tapadl.training.adaptation import DiversificationTerm
-from tapadl.training.objective import ClassificationObjective
+from tapadl.training.objective import SupervisedObjective
 from tapadl.training.settings import (
     AdlSettings,
     AugmentationSettings,
@@ -169,7 +169,7 @@ def test_gradient_checkpointing_changes_neither_loss_nor_gradient():
         training = TrainingSettings(grad_checkpointing=checkpointing)
         model = build_model(settings(tap=TapSettings(), training=training), scheme()).model.eval()
         assert model.backbone.grad_checkpointing is checkpointing
-        objective = ClassificationObjective(
+        objective = SupervisedObjective(
             partial(pixel_cross_entropy, count_ignored=True),
             diversification=DiversificationTerm.of(model, AdlSettings(tau=0.0)),
         )

@@ -5,14 +5,13 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from math import ceil
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from tapadl.data.image_file import read_image
-from tapadl.data.labelled_files import FINGERPRINT_SIZES
+from tapadl.data.labelled_files import sampled_sizes
 from tapadl.data.segmentation.labels import LabelScheme, Mask
 from tapadl.data.subset import draw_order
 
@@ -116,9 +115,7 @@ class SegmentationFiles:
         digest = hashlib.sha256(f"{len(self)}\0{self.scheme.values}\0".encode())
         for paths in (self.images, self.masks):
             digest.update(os.fsencode("\0".join(paths)))
-            step = max(1, ceil(len(paths) / FINGERPRINT_SIZES))
-            sizes = [(self.root / path).stat().st_size for path in paths[::step]]
-            digest.update(np.array(sizes, dtype="<i8").tobytes())
+            digest.update(sampled_sizes(self.root, paths))
         return digest.hexdigest()
 
 

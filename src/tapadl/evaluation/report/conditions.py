@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from typing import Any
+from typing import Any, Protocol
 
 from tapadl.evaluation.benchmarks import BENCHMARKS
-from tapadl.evaluation.report.findings import BenchmarkFindings, Model
+from tapadl.evaluation.report.findings import BenchmarkFindings
 from tapadl.evaluation.report.words import fact_lines
 
 FORMS = {
@@ -18,6 +18,10 @@ COMPARED = (
     "bootstrap over images, paired. p: paired test by image, not corrected for the number of metrics. A "
     "model is called better where p is below 0.05 and the interval does not hold 0. This says what other "
     "images of the kind would show; it says nothing about other training seeds."
+)
+PROCEDURAL_FROST = (
+    "Frost is a texture made by this package, not the published photographs: frost, weather and all means "
+    "over them do not compare with published numbers."
 )
 MEASURED = "Every number here was measured; none was taken from a paper."
 ALEXNET = (
@@ -91,10 +95,7 @@ def notices(findings: BenchmarkFindings) -> list[str]:
             "which changes errors. Compare with numbers of the same form."
         )
     if found.notes.get("frost") == "procedural":
-        lines.append(
-            "Frost is a texture made by this package, not the published photographs: frost, weather and all "
-            "means over them do not compare with published numbers."
-        )
+        lines.append(PROCEDURAL_FROST)
     if found.notes.get("lengths_scaled"):
         lines.append("There are no published constants for this image size: lengths in pixels were scaled.")
     if found.images.get("subset") is not None:
@@ -115,9 +116,32 @@ def notices(findings: BenchmarkFindings) -> list[str]:
     return lines
 
 
-def model_facts(model: Model) -> list[tuple[str, str]]:
+class Described(Protocol):
+    """What says how it came about; every kind of result does."""
+
+    @property
+    def model(self) -> Mapping[str, Any]:
+        """Which model, and what else is known of it."""
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """How it was asked."""
+
+    @property
+    def versions(self) -> Mapping[str, str]:
+        """Of Python and the libraries."""
+
+    @property
+    def hardware(self) -> Mapping[str, Any]:
+        """What it ran on."""
+
+    @property
+    def created(self) -> str:
+        """When it was finished."""
+
+
+def model_facts(result: Described) -> list[tuple[str, str]]:
     """Model, settings, versions and hardware of a result, as lines of name and text."""
-    result = model.result
     return [
         *fact_lines(result.model, none=_NONE),
         *fact_lines(result.settings, none=_NONE),

@@ -69,7 +69,7 @@ def render_page(results: Sequence[EvaluationResult], comparison: Comparison | No
         sections=[_section(findings) for findings in all_findings],
         baseline_note=conditions.baseline_note(all_findings),
         compared=conditions.COMPARED,
-        facts=[(model, conditions.model_facts(model)) for model in models],
+        facts=[(model, conditions.model_facts(model.result)) for model in models],
     )
 
 

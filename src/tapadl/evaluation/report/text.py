@@ -71,7 +71,7 @@ def _headline(headline: Headline) -> str:
 
 
 def _model(model: Model) -> list[str]:
-    facts = [f"{name}: `{text}`" if text else name for name, text in model_facts(model)]
+    facts = [f"{name}: `{text}`" if text else name for name, text in model_facts(model.result)]
     command = f"```\n{model.result.command}\n```"
     return [f"### {escaped(model.label)}", command, _list(facts)]
 

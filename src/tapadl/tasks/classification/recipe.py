@@ -11,15 +11,16 @@ import torch.nn.functional as F
 from torch import nn
 
 from tapadl.evaluation.preprocessing import Preprocessing
-from tapadl.tasks.batches import batches, workers_of
+from tapadl.tasks.batches import workers_of
 from tapadl.tasks.classification.data import ClassificationData, make_training_set, open_data
 from tapadl.tasks.classification.model import ClassifierModel, build_model
 from tapadl.tasks.classification.scores import Scores
+from tapadl.tasks.ingredients import make_ingredients
 from tapadl.training.adaptation import DiversificationTerm
 from tapadl.training.engine import Ingredients
 from tapadl.training.mixing import Mixing, patch_augmentation
-from tapadl.training.objective import ClassificationObjective
-from tapadl.training.optimizer import build_optimizer, build_schedule, check_optimizer
+from tapadl.training.objective import SupervisedObjective
+from tapadl.training.optimizer import check_optimizer
 from tapadl.training.settings import Settings, TapSettings
 from tapadl.training.step_plan import StepPlan
 
@@ -80,18 +81,15 @@ class ClassificationRecipe:
                 precision=settings.training.precision,
                 on_shown=on_shown,
             )
-        ingredients = Ingredients(
-            built.model,
-            make_optimizer=lambda model: build_optimizer(model, settings.optimizer),
-            make_schedule=lambda optimizer: build_schedule(
-                optimizer,
-                settings.schedule,
-                total_steps=plan.total_steps,
-                warmup_steps=plan.warmup_steps,
-            ),
-            make_batches=lambda step: batches(training_set, settings, plan, device, step),
+        ingredients = make_ingredients(
+            settings,
+            plan,
+            device,
+            model=built.model,
+            training_set=training_set,
             objective=make_objective(built.model, settings, data.num_classes, built.preprocessing),
             evaluate=evaluate,
+            score="top1",
             units=built.blocks(),
         )
         return cls(ingredients, plan, built, data, lambda: training_set.unreadable, settings.tap)
@@ -116,7 +114,7 @@ class ClassificationRecipe:
 
 def make_objective(
     model: nn.Module, settings: Settings, num_classes: int, preprocessing: Preprocessing
-) -> ClassificationObjective:
+) -> SupervisedObjective:
     """Cross entropy, ADL and the augmentation of whole batches, as the settings say.
 
     Raises:
@@ -134,6 +132,4 @@ def make_objective(
     augment = None
     if augmentation.patch_augmentation:
         augment = partial(patch_augmentation, mean=preprocessing.mean, std=preprocessing.std)
-    return ClassificationObjective(
-        F.cross_entropy, diversification=diversification, mix=mixing, augment=augment
-    )
+    return SupervisedObjective(F.cross_entropy, diversification=diversification, mix=mixing, augment=augment)

@@ -9,7 +9,7 @@ from tapadl.tasks.segmentation.transforms import TrainingTransform
 from tapadl.training.settings import Dataset, Settings
 
 # The side whose constants the published Cityscapes-C applied to images of 1024 x 2048.
-_PUBLISHED_SIZE = 224
+PUBLISHED_SIZE = 224
 
 
 @dataclass(frozen=True)
@@ -74,4 +74,4 @@ def corruption_size(dataset: Dataset) -> int | None:
         >>> corruption_size("cityscapes"), corruption_size("folder")
         (224, None)
     """
-    return _PUBLISHED_SIZE if dataset in ("cityscapes", "acdc") else None
+    return PUBLISHED_SIZE if dataset in ("cityscapes", "acdc") else None

@@ -10,15 +10,16 @@ import torch
 import torch.distributed as dist
 
 from tapadl.models.sharing import DESCRIPTION
-from tapadl.tasks.batches import batches, workers_of
+from tapadl.tasks.batches import workers_of
+from tapadl.tasks.ingredients import make_ingredients
 from tapadl.tasks.segmentation.data import SegmentationData, make_training_set, open_data
 from tapadl.tasks.segmentation.loss import pixel_cross_entropy
 from tapadl.tasks.segmentation.scores import Scores
 from tapadl.tasks.segmentation.training_model import SegmenterModel, build_model
 from tapadl.training.adaptation import DiversificationTerm
 from tapadl.training.engine import Ingredients
-from tapadl.training.objective import ClassificationObjective
-from tapadl.training.optimizer import build_optimizer, build_schedule, check_optimizer
+from tapadl.training.objective import SupervisedObjective
+from tapadl.training.optimizer import check_optimizer
 from tapadl.training.settings import Settings
 from tapadl.training.step_plan import StepPlan
 
@@ -76,17 +77,13 @@ class SegmentationRecipe:
                 precision=settings.training.precision,
                 on_shown=on_shown,
             )
-        ingredients = Ingredients(
-            built.model,
-            make_optimizer=lambda model: build_optimizer(model, settings.optimizer),
-            make_schedule=lambda optimizer: build_schedule(
-                optimizer,
-                settings.schedule,
-                total_steps=plan.total_steps,
-                warmup_steps=plan.warmup_steps,
-            ),
-            make_batches=lambda step: batches(training_set, settings, plan, device, step),
-            objective=ClassificationObjective(
+        ingredients = make_ingredients(
+            settings,
+            plan,
+            device,
+            model=built.model,
+            training_set=training_set,
+            objective=SupervisedObjective(
                 partial(pixel_cross_entropy, count_ignored=settings.segmentation.count_ignored),
                 diversification=DiversificationTerm.of(built.model, settings.adl),
             ),

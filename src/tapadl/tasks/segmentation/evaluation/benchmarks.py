@@ -13,6 +13,7 @@ from tapadl.data.segmentation import SegmentationFiles, open_segmentation
 from tapadl.data.segmentation.acdc import CONDITIONS, acdc
 from tapadl.data.segmentation.cityscapes import looks_stored, stored_cityscapes_c
 from tapadl.evaluation.plan import CLEAN, Cell
+from tapadl.tasks.segmentation.data import PUBLISHED_SIZE
 
 Form = Literal["stored", "in_memory"]
 
@@ -26,9 +27,6 @@ SIXTEEN = (
 
 NOISE_SEVERITIES = (1, 2, 3)
 """Of Cityscapes-C; the other corruptions have all five."""
-
-PUBLISHED_CONSTANTS = 224
-"""Cityscapes-C keeps the constants for images of 224 pixels, whatever the size of its images."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ class Benchmark:
 BENCHMARKS = {
     "cityscapes": Benchmark("Cityscapes, 19 classes", "cityscapes"),
     "cityscapes-c": Benchmark(
-        "Cityscapes-C: stored, or 16 corruptions in memory", "cityscapes", "corrupted", PUBLISHED_CONSTANTS
+        "Cityscapes-C: stored, or 16 corruptions in memory", "cityscapes", "corrupted", PUBLISHED_SIZE
     ),
     "acdc": Benchmark("ACDC: fog, night, rain, snow", "acdc", "conditions"),
     "ade20k": Benchmark("ADE20K, 150 classes", "ade20k"),

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tapadl.evaluation.compare import model_labels
+from tapadl.evaluation.compare import choose_benchmarks, model_labels
 from tapadl.tasks.segmentation.evaluation.counts import interval
 from tapadl.tasks.segmentation.evaluation.result import BenchmarkResult, SegmentationResult
 
@@ -80,16 +80,10 @@ def compare(results: Sequence[SegmentationResult], benchmarks: Sequence[str] | N
         ValueError: If there are fewer than two, a benchmark is missing, or the models were not shown the same
             images in the same conditions; the message names what differs.
     """
-    if len(results) < 2:
-        raise ValueError(f"expected at least two results to compare, got {len(results)}")
     labels = model_labels(results)
-    names = [[one.benchmark for one in result.benchmarks] for result in results]
-    common = [name for name in names[0] if all(name in others for others in names)]
-    if benchmarks is None and not common:
-        found = "; ".join(f"{', '.join(own)} of {label}" for own, label in zip(names, labels, strict=True))
-        raise ValueError(f"expected results with a benchmark in common, got {found}")
-    chosen = common if benchmarks is None else list(dict.fromkeys(benchmarks))
-    left_out = dict.fromkeys(name for own in names for name in own if name not in common)
+    chosen, left_out = choose_benchmarks(
+        [[one.benchmark for one in result.benchmarks] for result in results], labels, benchmarks
+    )
     return Comparison(
         results=tuple(results),
         labels=labels,
@@ -97,7 +91,7 @@ def compare(results: Sequence[SegmentationResult], benchmarks: Sequence[str] | N
             name: tuple(_compare_pair(name, results, labels, place) for place in range(1, len(results)))
             for name in chosen
         },
-        left_out=tuple(left_out),
+        left_out=left_out,
     )
 
 

@@ -13,7 +13,7 @@ from tapadl.data.atomic import write_atomically
 from tapadl.data.segmentation import LabelScheme
 from tapadl.evaluation import processes
 from tapadl.evaluation.plan import Cell, Unit
-from tapadl.evaluation.record import Record, UnitFile
+from tapadl.evaluation.record import Record, UnitFile, join_cells
 from tapadl.metrics import MeanIoU
 from tapadl.tasks.segmentation.evaluation.benchmarks import Part
 from tapadl.tasks.segmentation.evaluation.shown import ShownImages, load_shown
@@ -172,12 +172,8 @@ def collect(parts: Sequence[Part], folder: Path) -> list[list[Record]]:
     Raises:
         RuntimeError: If a record is missing.
     """
-    joined: list[list[Record]] = []
-    for place, part in enumerate(parts):
-        files = [unit_file(parts, unit, folder) for unit in units_of(parts) if unit.part == place]
-        for cell in part.cells:
-            missing = [file.path.name for file in files if cell not in file.records]
-            if missing:
-                raise RuntimeError(f"expected records of {cell.key} in {missing[0]}, got none; run it again")
-        joined.append([Record.join([file.records[cell] for file in files]) for cell in part.cells])
-    return joined
+    files = [(unit, unit_file(parts, unit, folder)) for unit in units_of(parts)]
+    return [
+        join_cells(part.cells, [file for unit, file in files if unit.part == place])
+        for place, part in enumerate(parts)
+    ]

@@ -3,9 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from tapadl.evaluation.report.conditions import FORMS
-from tapadl.evaluation.report.words import fact_lines
-from tapadl.tasks.segmentation.evaluation.report.findings import BenchmarkFindings, Model
+from tapadl.evaluation.report.conditions import FORMS, PROCEDURAL_FROST
+from tapadl.tasks.segmentation.evaluation.report.findings import BenchmarkFindings
 
 COMPARED = (
     "Difference: the second minus the first, in percentage points. Interval: 95 % bootstrap over images, the "
@@ -73,10 +72,7 @@ def notices(findings: BenchmarkFindings) -> list[str]:
             "sixteen corruptions, noise at severities 1 to 3 and the others at 1 to 5."
         )
     if found.notes.get("frost") == "procedural":
-        lines.append(
-            "Frost is a texture made by this package, not the published photographs: frost, weather and all "
-            "means over them do not compare with published numbers."
-        )
+        lines.append(PROCEDURAL_FROST)
     if found.notes.get("constants_scaled"):
         lines.append(
             "Lengths in pixels grow with the image, which Cityscapes-C does not do: mean corrupted mIoUs of "
@@ -88,15 +84,3 @@ def notices(findings: BenchmarkFindings) -> list[str]:
         label = findings.models[comparison.other].label
         lines += [f"{label}: {caution}" for caution in comparison.cautions]
     return lines
-
-
-def model_facts(model: Model) -> list[tuple[str, str]]:
-    """Model, settings, versions and hardware of a result, as lines of name and text."""
-    result = model.result
-    return [
-        *fact_lines(result.model, none="not given"),
-        *fact_lines(result.settings, none="not given"),
-        *fact_lines(result.versions, "version of ", none="not given"),
-        *fact_lines(result.hardware, none="not given"),
-        ("finished", result.created),
-    ]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tapadl.data.atomic import write_atomically
+from tapadl.evaluation.report.conditions import model_facts
 from tapadl.evaluation.report.environment import page_environment
 from tapadl.evaluation.report.figures import Figure
 from tapadl.evaluation.report.measures import Measure
@@ -83,7 +84,7 @@ def render_page(
         sections=[_section(findings, shown.get(findings.name)) for findings in all_findings],
         compared=conditions.COMPARED,
         intervals=conditions.INTERVALS,
-        facts=[(model, conditions.model_facts(model)) for model in models],
+        facts=[(model, model_facts(model.result)) for model in models],
     )
 
 

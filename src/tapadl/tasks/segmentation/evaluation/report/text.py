@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
+from tapadl.evaluation.report.conditions import model_facts
 from tapadl.evaluation.report.text import escaped, markdown_table
 from tapadl.tasks.segmentation.evaluation.compare import Comparison
 from tapadl.tasks.segmentation.evaluation.report.conditions import (
     COMPARED,
     INTERVALS,
     benchmark_facts,
-    model_facts,
     notices,
 )
 from tapadl.tasks.segmentation.evaluation.report.findings import (
@@ -37,7 +37,7 @@ def render_text(results: Sequence[SegmentationResult], comparison: Comparison | 
         blocks += _benchmark(findings)
     blocks.append("## How it was done")
     for model in models:
-        facts = [f"{name}: `{text}`" if text else name for name, text in model_facts(model)]
+        facts = [f"{name}: `{text}`" if text else name for name, text in model_facts(model.result)]
         blocks += [f"### {escaped(model.label)}", f"```\n{model.result.command}\n```", _list(facts)]
     return "\n\n".join(blocks) + "\n"
 
