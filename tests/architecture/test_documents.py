@@ -118,6 +118,13 @@ def test_ratios_of_the_corruptions_are_those_of_their_committed_results():
         assert f"{summary['speedup_of_the_sum_without_frost']:.2f}" in text
 
 
+def test_memory_of_the_diagnostics_is_that_of_its_committed_results():
+    text = (ROOT / "docs" / "measure.md").read_text()
+    for row in json.loads((ROOT / "benchmarks" / "results" / "diagnostics.json").read_text())["rows"]:
+        assert f"{row['peak_bytes'] / 2**20:.0f} MiB" in text
+        assert f"{row['maps_bytes'] / 2**30:.1f} GiB" in text
+
+
 def test_memory_of_segmentation_is_that_of_its_committed_results():
     text = (ROOT / "docs" / "segmentation.md").read_text()
     results = json.loads((ROOT / "benchmarks" / "results" / "segmentation.json").read_text())
