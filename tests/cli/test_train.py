@@ -168,7 +168,8 @@ def test_stopped_and_killed_and_started_again_it_ends_with_the_same_bits(
 
 
 @pytest.mark.slow
-def test_two_processes_train_the_same_run(words, tmp_path):
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_processes_train_the_same_run(words, tmp_path, parallel):
     out = tmp_path / "two"
     one = tmp_path / "one"
     # without what is drawn once a process: mixup, drop path
@@ -176,7 +177,7 @@ def test_two_processes_train_the_same_run(words, tmp_path):
     plain += ["--tap.enabled", "false", "--training.max_steps", "6", "--training.accumulation", "1"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run(
-        [*TORCHRUN, "-m", "tapadl", *words, *plain, "--out", str(out)],
+        [*TORCHRUN, "-m", "tapadl", *words, *plain, "--parallel", parallel, "--out", str(out)],
         env=environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     assert cli.main([*words, *plain, "--out", str(one)]) == 0
