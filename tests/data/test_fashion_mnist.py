@@ -2,6 +2,7 @@ import gzip
 import importlib.util
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,6 +14,7 @@ from tapadl.data.fashion_mnist import (
     take_per_class,
 )
 from tapadl.data.idx import format_idx
+from tapadl.data.open_training_data import open_images
 
 spec = importlib.util.spec_from_file_location("fabricated", Path(__file__).with_name("fabricated.py"))
 fabricated = importlib.util.module_from_spec(spec)
@@ -36,6 +38,15 @@ def test_full_set_is_split_by_rank_within_the_class(originals):
     assert data.validation.labels.bincount().tolist() == [500] * 10
     assert not places(data.train) & places(data.validation)
     assert torch.equal(data.train.images[:, 0, 0, 0].long(), data.train.labels)
+
+
+def test_training_reads_the_original_files(originals):
+    data = load_full(originals)
+    for split, part in (("train", data.train), ("validation", data.validation)):
+        images = open_images(str(originals), split=split)
+        assert (len(images), images.class_names) == (len(part), data.class_names)
+        assert images.labels[-3:] == tuple(part.labels[-3:].tolist())
+        assert torch.equal(torch.from_numpy(np.array(images.image(7))), part.images[7, 0])
 
 
 def test_files_are_found_where_torchvision_puts_them(originals, tmp_path):

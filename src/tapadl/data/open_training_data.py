@@ -14,6 +14,7 @@ from PIL import Image
 
 from tapadl.data.embedded import EmbeddedImages, load_embedded
 from tapadl.data.encoded_images import EncodedImages
+from tapadl.data.fashion_mnist import TRAINING_IMAGES, ClassificationData, load_full
 from tapadl.data.imagenet import image_folder
 from tapadl.data.labelled_files import LabelledFiles, list_folder
 from tapadl.data.tar_shards import tar_images
@@ -36,8 +37,9 @@ def open_images(spec: str, *, split: Split = "train") -> LabelledFiles | Embedde
             - `wds/PATTERN`: webdataset shards, such as `wds/shards/train-{0000..1023}.tar`;
             - `hfds/NAME`: a data set of the Hugging Face Hub or a folder of one, by timm's reader, with the
               columns "image" and "label"; `hfds/NAME#SPLIT` for a certain split, such as `#train[:90%]`;
+            - a folder of the four original files of Fashion-MNIST;
             - `embedded`: the subset of Fashion-MNIST that comes with the package.
-        split: Which part of `hfds` and `embedded`; elsewhere the word names the part itself.
+        split: Which part of `hfds`, Fashion-MNIST and `embedded`; elsewhere the word names the part itself.
 
     Raises:
         OSError: If there is nothing, or it cannot be read.
@@ -50,9 +52,7 @@ def open_images(spec: str, *, split: Split = "train") -> LabelledFiles | Embedde
         (20000, 'T-shirt/top')
     """
     if spec == EMBEDDED:
-        data = load_embedded()
-        part = data.train if split == "train" else data.validation
-        return EmbeddedImages(part.images, tuple(part.labels.tolist()), data.class_names)
+        return _part(load_embedded(), split)
     prefix, _, rest = spec.partition("/")
     if prefix == "wds":
         return tar_images(rest)
@@ -66,7 +66,14 @@ def open_images(spec: str, *, split: Split = "train") -> LabelledFiles | Embedde
     path = Path(spec).expanduser()
     if path.suffix == ".tar" or (path.is_dir() and _holds_tar_files(path)):
         return tar_images(spec)
+    if (path / TRAINING_IMAGES).is_file():
+        return _part(load_full(path), split)
     return image_folder(path)
+
+
+def _part(data: ClassificationData, split: Split) -> EmbeddedImages:
+    part = data.train if split == "train" else data.validation
+    return EmbeddedImages(part.images, tuple(part.labels.tolist()), data.class_names)
 
 
 def open_training_images(spec: str, extra: Sequence[str] = ()) -> Images:
