@@ -1,4 +1,4 @@
-"""What the study trains: sections of rows, each under one or several conditions, over seeds; from a YAML file."""
+"""What the study trains, from a YAML file: sections of rows, under one or several conditions, over seeds."""
 
 import json
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
 """Losses beside ADL that push the rows of an attention apart, with its interface: called after a forward.
 
-Each falls as the queries attend more differently. `M` is the attention averaged over heads, its rows the queries.
+Each falls as the queries attend more differently. `M` is the attention averaged over heads, a row a query.
 """
 
 from abc import abstractmethod

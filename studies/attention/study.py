@@ -1,12 +1,14 @@
-"""When does diverse attention help? Every run of the study, in the background, over as many starts as it takes.
+"""When does diverse attention help? All runs of the study, in the background, over as many starts as needed.
 
     python studies/attention/study.py                              all sections of fashion_mnist.yaml
-    python studies/attention/study.py --sections variants pooling  some of them
+    python studies/attention/study.py --sections main pooling      some of them
     python studies/attention/study.py --cost                       milliseconds a step of every row, in turns
-    python studies/attention/study.py --plan studies/attention/imagenet100.yaml --data.train DIR ...
+    python studies/attention/study.py --plan studies/attention/imagenet.yaml --test imagenet/val
+                                      --data.train imagenet/train --data.val imagenet/val --processes 1
 
-A finished run is a line of results/attention/PLAN.jsonl and is not done again; a stopped one goes on from its
-last checkpoint in --out. `python studies/attention/summary.py` makes tables and pictures of the lines.
+Words it does not know are settings of `tapadl train` for every run. A finished run is a line of
+results/attention/PLAN.jsonl and is not done again; a stopped one goes on from its last checkpoint in --out.
+`python studies/attention/summary.py` makes tables and pictures of the lines.
 """
 
 import argparse
@@ -36,8 +38,9 @@ from tapadl.data.imagenet import image_folder
 from tapadl.diagnostics import measure_focus, measure_stability
 from tapadl.evaluation.plan import Images
 from tapadl.evaluation.preprocessing import Preprocessing
+from tapadl.evaluation.processes import find_device
 from tapadl.evaluation.provenance import versions
-from tapadl.tasks.classification.recipe import ClassificationRecipe
+from tapadl.tasks.classification.recipe import ClassificationRecipe, make_mixing
 from tapadl.tasks.classification.scores import Scores
 from tapadl.training.arguments import parse
 from tapadl.training.engine import LOG, Ingredients, train
@@ -51,7 +54,6 @@ ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "results" / "attention"
 CORRUPTED = tuple(name for name, corruption in CORRUPTIONS.items() if corruption.in_mce)
 DIAGNOSED = 200  # images whose attention is looked at
-CPU = torch.device("cpu")
 COST_STEPS, COST_TURNS = 10, 9
 
 
@@ -97,7 +99,7 @@ def ingredients_of(recipe: ClassificationRecipe, settings: Settings, run: Run) -
     if pooling := run.extras.get("study.pooling"):
         attach_pooling(recipe.built.model, pooling)
     if regulariser := run.extras.get("study.regulariser"):
-        mixing = Mixing(recipe.data.num_classes, label_smoothing=settings.augmentation.label_smoothing)
+        mixing = make_mixing(settings.augmentation, recipe.data.num_classes)
         loss = listen(recipe.built.model, regulariser)
         objective = Regularised(mixing, loss, run.extras["study.weight"])
         return replace(ingredients, objective=objective)
@@ -110,13 +112,14 @@ def do_run(plan: Plan, run: Run, words: Sequence[str], out: Path) -> dict[str, A
     settings = settings_of(plan, run, words)
     folder = out / f"{plan.name}-{sha256(run.changes.encode()).hexdigest()[:12]}-seed{run.seed}"
     folder.mkdir(parents=True, exist_ok=True)
-    with joined(CPU):
-        recipe = ClassificationRecipe.of(settings, CPU)
+    device = find_device(settings.training.device)
+    with joined(device):
+        recipe = ClassificationRecipe.of(settings, device)
         model = recipe.built.model
         ingredients = ingredients_of(recipe, settings, run)
         identity = {"changes": run.changes, "seed": run.seed, "recipe": plan.recipe.read_text()}
         started = time.process_time()
-        outcome = train(settings, ingredients, recipe.plan, folder, CPU, identity=identity)
+        outcome = train(settings, ingredients, recipe.plan, folder, device, identity=identity)
         seconds = time.process_time() - started
         if not outcome.finished:
             raise KeyboardInterrupt
@@ -132,20 +135,24 @@ def do_run(plan: Plan, run: Run, words: Sequence[str], out: Path) -> dict[str, A
                 for entry in RunLog(folder / LOG).lines()
                 if entry["kind"] == "evaluation"
             ],
-            **measure(plan, model.eval(), recipe.built.preprocessing),
+            **measure(plan, model.eval(), recipe.built.preprocessing, device),
             "versions": {name: versions()[name] for name in ("tapadl", "torch", "timm")},
         }
     shutil.rmtree(folder)
     return line
 
 
-def measure(plan: Plan, model: nn.Module, preprocessing: Preprocessing) -> dict[str, Any]:
+def measure(
+    plan: Plan, model: nn.Module, preprocessing: Preprocessing, device: torch.device
+) -> dict[str, Any]:
     """Errors on the test images, clean and by corruption, and what the attention looks like."""
     test = test_images(plan.test)
     cells = EvaluationSettings(corruptions=CORRUPTED, severities=plan.severities, images=plan.images)
-    scores = Scores(test, cells, preprocessing, batch_size=250, num_workers=0, device=CPU)(model)
+    scores = Scores(test, cells, preprocessing, batch_size=250, num_workers=0, device=device)(model)
     few = test.subset(DIAGNOSED)
-    pixels = torch.stack([preprocessing.prepare(few.image(index)) for index in range(len(few))]) / 255
+    pixels = (
+        torch.stack([preprocessing.prepare(few.image(index)) for index in range(len(few))]).to(device) / 255
+    )
     focus = measure_focus(model, preprocessing.normalise(pixels))
     stability = measure_stability(
         model, pixels, CORRUPTED, [3], normalise=preprocessing.normalise, batch_size=50
@@ -215,7 +222,7 @@ def measure_cost(plan: Plan, sections: Sequence[str], words: Sequence[str]) -> N
     changes = dict.fromkeys(
         run.changes for section in plan.sections if section.name in sections for run in section.runs()
     )
-    with joined(CPU):
+    with joined(torch.device("cpu")):
         steppers = {text: steps_of(plan, Run(text, 0), words) for text in changes}
         times: dict[str, list[float]] = {text: [] for text in changes}
         for turn in range(COST_TURNS + 1):
@@ -232,7 +239,7 @@ def measure_cost(plan: Plan, sections: Sequence[str], words: Sequence[str]) -> N
 def steps_of(plan: Plan, run: Run, words: Sequence[str]) -> Iterator[None]:
     """One step of training after the other, on the same batch."""
     settings = settings_of(plan, run, words)
-    recipe = ClassificationRecipe.of(settings, CPU)
+    recipe = ClassificationRecipe.of(settings, torch.device("cpu"))
     ingredients = ingredients_of(recipe, settings, run)
     model = ingredients.model.train()
     optimizer = ingredients.make_optimizer(model)
@@ -251,6 +258,7 @@ def main() -> None:
     )
     parser.add_argument("--plan", type=Path, default=Path(__file__).with_name("fashion_mnist.yaml"))
     parser.add_argument("--sections", nargs="+", help="names in the plan (default: all)")
+    parser.add_argument("--test", help="folder of images to measure on at the end (default: as in the plan)")
     parser.add_argument("--out", type=Path, default=Path("runs/attention"), help="where unfinished runs are")
     parser.add_argument(
         "--processes", type=int, default=2, help="runs at a time, of a thread each (default 2)"
@@ -258,6 +266,7 @@ def main() -> None:
     parser.add_argument("--cost", action="store_true", help="only measure what a step costs")
     arguments, words = parser.parse_known_args()
     plan = load_plan(arguments.plan)
+    plan = replace(plan, test=arguments.test or plan.test)
     known = [section.name for section in plan.sections]
     sections = arguments.sections or known
     if unknown := sorted(set(sections) - set(known)):

@@ -21,7 +21,7 @@ from tapadl.training.engine import Ingredients
 from tapadl.training.mixing import Mixing, patch_augmentation
 from tapadl.training.objective import SupervisedObjective
 from tapadl.training.optimizer import check_optimizer
-from tapadl.training.settings import Settings, TapSettings
+from tapadl.training.settings import AugmentationSettings, Settings, TapSettings
 from tapadl.training.step_plan import StepPlan
 
 
@@ -120,16 +120,23 @@ def make_objective(
     Raises:
         ValueError: If ADL finds no attention in the model.
     """
-    augmentation = settings.augmentation
-    diversification = DiversificationTerm.of(model, settings.adl)
-    mixing = Mixing(
+    augment = None
+    if settings.augmentation.patch_augmentation:
+        augment = partial(patch_augmentation, mean=preprocessing.mean, std=preprocessing.std)
+    return SupervisedObjective(
+        F.cross_entropy,
+        diversification=DiversificationTerm.of(model, settings.adl),
+        mix=make_mixing(settings.augmentation, num_classes),
+        augment=augment,
+    )
+
+
+def make_mixing(augmentation: AugmentationSettings, num_classes: int) -> Mixing:
+    """What is done to the images and labels of a whole batch."""
+    return Mixing(
         num_classes,
         mixup=augmentation.mixup,
         cutmix=augmentation.cutmix,
         switch_prob=augmentation.mixup_switch_prob,
         label_smoothing=augmentation.label_smoothing,
     )
-    augment = None
-    if augmentation.patch_augmentation:
-        augment = partial(patch_augmentation, mean=preprocessing.mean, std=preprocessing.std)
-    return SupervisedObjective(F.cross_entropy, diversification=diversification, mix=mixing, augment=augment)

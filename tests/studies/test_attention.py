@@ -1,0 +1,136 @@
+"""The study of attention: its plan, the poolings and losses that stand beside TAP and ADL, and a run."""
+
+import json
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tapadl.nn import TokenAwareAveragePooling
+from tapadl.ops.diversification import attention_diversification_from_map
+from tapadl.tasks.classification.model import build_model
+from tapadl.training.settings import DataSettings, ModelSettings, Settings, TapSettings
+
+
+@pytest.fixture
+def folder(monkeypatch, request):
+    """Where the study lies, its modules importable for the length of a test."""
+    folder = request.config.rootpath / "studies" / "attention"
+    monkeypatch.syspath_prepend(folder)
+    yield folder
+    for name in ("plan", "poolings", "regularisers", "study", "summary", "small_vit"):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize("name", ["fashion_mnist.yaml", "imagenet.yaml"])
+def test_every_row_of_a_plan_is_a_setting_that_training_knows(folder, name):
+    from plan import load_plan
+    from poolings import POOLINGS
+    from regularisers import REGULARISERS
+    from study import settings_of
+
+    plan = load_plan(folder / name)
+    for section in plan.sections:
+        assert section.against in section.rows
+        for run in section.runs():
+            settings_of(plan, run, [])
+            extras = run.extras
+            assert extras.get("study.pooling", "maximum") in POOLINGS
+            assert extras.get("study.regulariser", "nearest row") in REGULARISERS
+            assert not (
+                extras and run.settings["tap.enabled" if "study.pooling" in extras else "adl.enabled"]
+            )
+
+
+def test_runs_that_two_tables_share_are_done_once(folder):
+    from plan import load_plan
+    from study import missing
+
+    plan = load_plan(folder / "fashion_mnist.yaml")
+    runs = missing(plan, ["pooling", "branches"])
+    assert (
+        len(set(runs))
+        == len(runs)
+        < sum(len(section.runs()) for section in plan.sections if section.name in ("pooling", "branches"))
+    )
+
+
+def as_tap(pooling, grid_size=(5, 6), prefix=2):
+    """What a pooling gives for some tokens, and what TAP with the same predictor gives."""
+    tap = TokenAwareAveragePooling(pooling.dim, pooling.num_branches)
+    tap.dilation_predictor.load_state_dict(pooling.dilation_predictor.state_dict())
+    tokens = torch.randn(3, prefix + grid_size[0] * grid_size[1], pooling.dim)
+    return [module.eval()(tokens, grid_size, prefix) for module in (pooling, tap)]
+
+
+def test_the_same_averages_and_learned_kernels_at_the_start_are_tap(folder):
+    from poolings import POOLINGS, Pooling, averages
+
+    for pooling in (Pooling(8, averages(1, 2, 3)), POOLINGS["learned kernels"](8)):
+        torch.testing.assert_close(*as_tap(pooling))
+    torch.testing.assert_close(*as_tap(POOLINGS["only dilation 1"](8)))
+    for name in ("growing kernels", "only dilation 2", "equal weights", "maximum"):
+        ours, tap = as_tap(POOLINGS[name](8))
+        assert ours.shape == tap.shape
+        assert not torch.allclose(ours, tap)
+        torch.testing.assert_close(ours[:, :2], tap[:, :2])
+
+
+def test_growing_kernels_are_means_over_larger_squares(folder):
+    from poolings import growing
+
+    token_map = torch.zeros(1, 1, 9, 9)
+    token_map[0, 0, 4, 4] = 1.0
+    for reach, branch in enumerate(growing(token_map), 1):
+        inside = branch[0, 0, 4 - reach : 5 + reach, 4 - reach : 5 + reach]
+        torch.testing.assert_close(inside, torch.full_like(inside, 1 / (2 * reach + 1) ** 2))
+        torch.testing.assert_close(branch.sum(), torch.tensor(1.0))
+
+
+def test_losses_are_largest_where_all_queries_attend_alike(folder):
+    from regularisers import REGULARISERS
+
+    model = build_model(
+        Settings(
+            ModelSettings("vit_tiny_patch16_224", options={"img_size": 32, "depth": 1}),
+            DataSettings("embedded"),
+            tap=TapSettings(enabled=False),
+        ),
+        num_classes=3,
+    ).model
+    alike = torch.zeros(2, 6, 6)
+    alike[..., 0] = 1.0
+    apart = torch.eye(6).expand(2, 6, 6)
+    for name, kind in REGULARISERS.items():
+        loss = kind(model)
+        assert loss.of_map(alike) > loss.of_map(apart), name
+        model(torch.randn(2, 3, 32, 32))
+        loss().backward()
+        loss.close()
+    pairwise = REGULARISERS["pairwise cosine"](model)
+    assert pairwise.of_map(alike) == 1
+    assert pairwise.of_map(apart) == 0
+    two = torch.tensor([[[0.8, 0.2, 0.0], [0.2, 0.8, 0.0], [0.9, 0.1, 0.0]]])
+    # by hand, all kept with tau 0: the pairs (1, 2), (1, 3), (2, 3)
+    pairwise.tau = 0.0
+    cosines = [
+        torch.nn.functional.cosine_similarity(two[0, i], two[0, j], dim=0)
+        for i, j in ((0, 1), (0, 2), (1, 2))
+    ]
+    torch.testing.assert_close(pairwise.of_map(two), torch.stack(cosines).mean())
+    assert attention_diversification_from_map(alike[:, None]) == 1
+
+
+def test_a_run_trains_measures_and_is_a_line(folder, tmp_path):
+    from plan import Run, load_plan
+    from study import do_run
+
+    plan = replace(load_plan(folder / "fashion_mnist.yaml"), images=20, severities=(2,))
+    run = Run.of({"tap.enabled": False, "adl.enabled": False, "study.pooling": "learned kernels"}, seed=3)
+    words = ["--training.max_steps=2", "--evaluation.every_epochs=9"]
+    line = do_run(plan, run, words, tmp_path)
+    assert json.loads(json.dumps(line)) == line
+    assert (line["steps"], line["seed"], len(line["corruption_error"])) == (2, 3, 15)
+    assert 0.5 < line["clean_error"] <= 1
+    assert not list(tmp_path.iterdir())
