@@ -13,7 +13,11 @@ from tapadl.demo.result import DemoResult
 from tapadl.training.arguments import known_keys, parse
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs" / "theory").glob("*.md")),
+]
 
 
 def python_blocks(document: Path) -> list[str]:
