@@ -125,3 +125,10 @@ def test_help_teaches_by_examples(capsys):
     text = capsys.readouterr().out
     assert "tapadl corrupt photos photos-c --corruptions fog motion_blur --size keep" in text
     assert all(len(line) <= 80 for line in text.splitlines())
+
+
+def test_a_hostile_file_name_does_not_reach_the_terminal(tmp_path, capsys):
+    assert cli.main(["corrupt", str(tmp_path / "a\x1b[2Jb"), str(tmp_path / "out")]) == 1
+    told = capsys.readouterr().err
+    assert "a\\x1b[2Jb" in told
+    assert "\x1b" not in told

@@ -75,5 +75,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (OSError, ValueError, RuntimeError) as error:
         if os.environ.get("TAPADL_TRACEBACK") == "1":
             raise
-        print(f"tapadl: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"tapadl: {_in_one_line(error)}", file=sys.stderr)
         return 1
+
+
+def _in_one_line(error: Exception) -> str:
+    """What it says; of what else a file may be called, a terminal gets the code instead."""
+    text = " ".join(str(error).split())
+    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
