@@ -1,18 +1,21 @@
-"""Scenes for segmentation that anyone can build: photographs of things pasted over photographs of places.
+r"""Scenes for segmentation that anyone can build: photographs of things pasted over photographs of places.
 
-    apt install tuxpaint-stamps-default mate-backgrounds ukui-wallpapers
+    apt install tuxpaint-stamps-default mate-backgrounds ukui-wallpapers \
+        lomiri-wallpapers-16.04 lomiri-wallpapers-20.04
     python scripts/segmentation_scenes.py scenes
 
 Street data need a licence; these packages of Debian are free. Their copyright files say GPL 2 or later for
-the stamps, GPL 2 or later and CC BY-SA 4.0 for MATE's backgrounds, CC BY-SA 3.0 for UKUI's. Scenes mix them.
+the stamps, GPL 2 or later and CC BY-SA 4.0 for MATE's backgrounds, CC BY-SA 3.0 for UKUI's, CC BY 4.0 and
+CC BY-SA 4.0 for Lomiri's. Scenes mix them.
 
 The stamps of Tux Paint have an outline (alpha), and their top folders are the classes. Drawings are left out
 by a rule: nothing in a folder `cartoon`, and distinct colours in one of five opaque pixels at least. A few
 shaded drawings, mostly seasonal, and rendered wallpapers pass it. Flowers in a background are background.
 
 Files of one folder whose names begin with the same word are a family: one thing in several views, mirrored,
-recoloured or in several sizes. A class needs 12 families. A third of the families of each class and of the
-backgrounds is kept for the validation scenes, whole: nothing that is seen there was seen in training.
+recoloured or in several sizes. A class needs 12 families. A third of the families of backgrounds is kept for
+the validation scenes: training does not show their places. It shows their things, elsewhere, in other sizes,
+turned and lit otherwise: a class has too few for others to be left.
 
 A scene follows from (seed, split, number) alone. Later stamps cover earlier ones; the class of a pixel is
 that of the topmost stamp whose alpha is above one half there. The result is a folder as
@@ -41,7 +44,12 @@ BACKGROUNDS = Path("/usr/share/backgrounds")
 # By where their pictures lie: each package and its licence, as its copyright file has it.
 PACKAGES = {
     STAMPS: {"tuxpaint-stamps-default": "GPL-2+"},
-    BACKGROUNDS: {"mate-backgrounds": "GPL-2+ and CC-BY-SA-4.0", "ukui-wallpapers": "CC-BY-SA-3.0"},
+    BACKGROUNDS: {
+        "mate-backgrounds": "GPL-2+ and CC-BY-SA-4.0",
+        "ukui-wallpapers": "CC-BY-SA-3.0",
+        "lomiri-wallpapers-16.04": "CC-BY-4.0 and CC-BY-SA-4.0",
+        "lomiri-wallpapers-20.04": "CC-BY-4.0 and CC-BY-SA-4.0",
+    },
 }
 BACKGROUND = "background"
 # Of masks in pictures: dark gray for the background, then the colours of Okabe and Ito, which all can tell.
@@ -124,7 +132,7 @@ def find_pictures(stamps: Path, backgrounds: Sequence[Path]) -> tuple[dict[str, 
         found = [path for path in sorted(folder.rglob("*.png")) if is_stamp(path)]
         count = len({family(path) for path in found})
         if count >= SMALLEST_CLASS:
-            classes[folder.name] = divided(found)
+            classes[folder.name] = found
         else:
             small[folder.name] = count
     count = len({family(path) for path in places})
@@ -132,13 +140,9 @@ def find_pictures(stamps: Path, backgrounds: Sequence[Path]) -> tuple[dict[str, 
         raise SystemExit(
             f"expected two classes of {SMALLEST_CLASS} families of stamps in {stamps} and three families of "
             f"photographs in {', '.join(map(str, backgrounds))}, got {len(classes)} and {count}; install "
-            f"tuxpaint-stamps-default, mate-backgrounds and ukui-wallpapers, or name other folders"
+            f"{', '.join(name for names in PACKAGES.values() for name in names)}, or name other folders"
         )
-    places_by_split = divided(places)
-    return {
-        split: Pictures(places_by_split[split], {name: paths[split] for name, paths in classes.items()})
-        for split in SPLITS
-    }, small
+    return {split: Pictures(found, classes) for split, found in divided(places).items()}, small
 
 
 def make_scene(pictures: Pictures, size: tuple[int, int], generator: np.random.Generator) -> Scene:
@@ -175,11 +179,11 @@ def opened(path: Path, mode: str) -> Image.Image:
 
 
 def crop_of(path: Path, size: tuple[int, int], generator: np.random.Generator) -> Image.Image:
-    """A random part of a photograph, half of it at least along one side."""
+    """A random part of a photograph, a quarter of it at least along one side."""
     rows, cols = size
     picture = opened(path, "RGB")
     width, height = picture.size
-    share = generator.uniform(0.5, 1.0) * min(width / cols, height / rows)
+    share = generator.uniform(0.25, 1.0) * min(width / cols, height / rows)
     left, top = generator.uniform(0, (width - share * cols, height - share * rows))
     box = (left, top, left + share * cols, top + share * rows)
     part = picture.resize((cols, rows), Image.Resampling.BICUBIC, box=box)
@@ -294,12 +298,11 @@ def main(words: Sequence[str] | None = None) -> None:
     (arguments.out / "manifest.json").write_text(
         json.dumps(describe(pictures, small, arguments), indent=1) + "\n"
     )
-    counts = ", ".join(
-        f"{len(found.stamps[name])} + {len(pictures['val'].stamps[name])} {name}"
-        for found in [pictures["train"]]
-        for name in names[1:]
+    places = " + ".join(str(len(found.backgrounds)) for found in pictures.values())
+    counts = ", ".join(f"{len(paths)} {name}" for name, paths in pictures["train"].stamps.items())
+    print(
+        f"{arguments.train} + {arguments.val} scenes in {arguments.out}; places: {places}; stamps: {counts}"
     )
-    print(f"{arguments.train} + {arguments.val} scenes in {arguments.out}; stamps: {counts}")
     if small:
         print(f"left out, with fewer than {SMALLEST_CLASS} families: {', '.join(small)}")
 

@@ -48,12 +48,17 @@ def test_no_path_of_a_machine_is_committed():
                 assert not pattern.search(path.read_text()), f"{path} names a folder of one machine"
 
 
+def study(name: str):
+    """A module of a study, from its file."""
+    path = (ROOT / "studies" / name).with_suffix(".py")
+    specification = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
 def test_tables_of_the_demo_are_those_of_its_committed_results():
-    specification = importlib.util.spec_from_file_location(
-        "demo_summary", ROOT / "studies" / "demo_summary.py"
-    )
-    summary = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(summary)
+    summary = study("demo_summary")
     result = DemoResult.load(summary.RESULTS)
     for path in summary.DOCUMENTS:
         text = path.read_text()
@@ -79,14 +84,18 @@ def test_numbers_of_cost_in_the_readme_stand_in_the_benchmarks():
 
 
 def test_table_of_the_embedded_benchmark_is_that_of_its_committed_results():
-    specification = importlib.util.spec_from_file_location(
-        "embedded_summary", ROOT / "studies" / "embedded_summary.py"
-    )
-    summary = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(summary)
+    summary = study("embedded_summary")
     metrics = summary.load()
     assert [len(by_seed) for by_seed in metrics.values()] == [3, 3, 3]
     assert summary.table(metrics) in summary.DOCUMENT.read_text()
+
+
+def test_table_of_segmentation_is_that_of_its_committed_results():
+    summary = study("segmentation_scenes")
+    metrics, text = summary.load(), summary.DOCUMENT.read_text()
+    assert {variant: len(by_seed) for variant, by_seed in metrics.items()} == {"plain": 3, "TAP + ADL": 3}
+    assert summary.with_table(text, metrics) == text
+    assert json.loads(summary.RESULTS.read_text())["command"] in text
 
 
 def test_numbers_of_the_models_benchmark_are_those_of_its_committed_results():

@@ -1,12 +1,14 @@
 """The study of attention: its plan, the poolings and losses that stand beside TAP and ADL, and a run."""
 
 import json
+import random
 import sys
 from dataclasses import replace
 
 import pytest
 import torch
 
+from tapadl.corruptions import CORRUPTIONS
 from tapadl.nn import TokenAwareAveragePooling
 from tapadl.ops.diversification import attention_diversification_from_map
 from tapadl.tasks.classification.model import build_model
@@ -120,6 +122,67 @@ def test_losses_are_largest_where_all_queries_attend_alike(folder):
     ]
     torch.testing.assert_close(pairwise.of_map(two), torch.stack(cosines).mean())
     assert attention_diversification_from_map(alike[:, None]) == 1
+
+
+def fabricated(plan, noise=0.002):
+    """Lines in which the ADL value alone decides what corruption adds to the clean error."""
+    draws, lines = random.Random(0), {}
+    for run in dict.fromkeys(run for section in plan.sections for run in section.runs()):
+        clean, overlap = draws.gauss(0.15, 0.01), draws.random() / 2
+        lines[run] = {
+            "changes": json.loads(run.changes),
+            "parameters": 7,
+            "clean_error": clean,
+            "corruption_error": {
+                name: 0.5 * clean + 0.1 * overlap + draws.gauss(0.2, noise)
+                for name, corruption in CORRUPTIONS.items()
+                if corruption.in_mce
+            },
+            "attention": {"overlap": overlap, "cosine": 1.0, "stability": draws.random()}
+            | {name: draws.random() for name in ("gini", "effective_keys", "divergence")},
+        }
+    return lines
+
+
+def test_what_decides_the_corruption_error_is_found_and_what_does_not_is_not(folder):
+    from plan import load_plan
+    from summary import Prediction
+
+    lines = list(fabricated(load_plan(folder / "fashion_mnist.yaml")).values())
+    for within in ("condition", "row"):
+        prediction = Prediction(lines, within)
+        mean, low, high = prediction.correlation("overlap")
+        assert 0.95 < low <= mean <= high <= 1
+        _, low, high = prediction.correlation("stability")
+        assert low < 0 < high
+
+
+def test_tables_and_pictures_are_made_of_the_lines(folder, tmp_path):
+    from plan import load_plan
+    from summary import difference, draw_differences, draw_predictions, errors, table, with_tables
+
+    plan = load_plan(folder / "fashion_mnist.yaml")
+    lines = fabricated(plan)
+    main = plan.sections[0]
+    tap, plain = (
+        [errors(lines[main.run("", row, seed)])["corrupted"] for seed in range(5)] for row in ("TAP", "plain")
+    )
+    apart = [one - other for one, other in zip(tap, plain, strict=True)]
+    mean, low, high = difference(lines, main, "", "TAP", "corrupted")
+    assert mean == pytest.approx(sum(apart) / 5)
+    assert min(apart) <= low < mean < high <= max(apart)
+    cost = {main.run("", row, 0).changes: ms for row, ms in (("plain", 20.0), ("TAP", 30.0))}
+    shown = table(lines, cost, main)
+    assert (
+        f"| TAP | {sum(errors(lines[main.run('', 'TAP', seed)])['clean'] for seed in range(5)) / 5:.1f} ±"
+        in shown
+    )
+    assert "1.50 x |" in shown
+    text = "before\n<!-- table main -->\nold\n<!-- end -->\nafter"
+    assert with_tables(text, {"main": shown}) == text.replace("old", shown)
+    draw_differences(lines, plan, tmp_path / "differences.svg")
+    draw_predictions(lines, tmp_path / "prediction.svg")
+    assert {path.suffix for path in tmp_path.iterdir() if path.stat().st_size > 1000} == {".svg"}
 
 
 def test_a_run_trains_measures_and_is_a_line(folder, tmp_path):

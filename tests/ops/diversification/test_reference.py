@@ -125,3 +125,14 @@ def test_half_precision_maps_are_summed_in_float32(dtype):
     loss = attention_diversification_from_map(attention)
     assert loss.dtype == torch.float32
     assert torch.equal(loss, attention_diversification_from_map(attention.float()))
+
+
+def test_mean_row_says_what_all_pairs_do_where_rows_have_one_length():
+    # docs/theory/adl.md: P = (N L^2 - 1) / (N - 1)
+    generator = torch.Generator().manual_seed(0)
+    row = torch.rand(12, generator=generator, dtype=torch.float64).softmax(dim=0)
+    rows = torch.stack([row[torch.randperm(12, generator=generator)] for _ in range(12)])
+    loss = attention_diversification_from_map(rows[None, None], tau=0.0)
+    cosines = torch.nn.functional.cosine_similarity(rows[:, None], rows[None], dim=-1)
+    pairs = (cosines.sum() - 12) / (12 * 11)
+    torch.testing.assert_close((12 * loss**2 - 1) / 11, pairs)
