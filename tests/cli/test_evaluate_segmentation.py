@@ -3,9 +3,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from tapadl.cli import main
+from tapadl.models.sharing import DESCRIPTION
 from tapadl.tasks.segmentation.evaluation.benchmarks import BENCHMARKS
 from tapadl.tasks.segmentation.evaluation.result import SegmentationResult
 
@@ -253,6 +256,22 @@ def test_options_of_segmentation_are_refused_without_it(capsys):
     words = ["--model", "vit_tiny_patch16_224", "--benchmark", "embedded", "--window", "64"]
     assert main(["evaluate", *words]) == 1
     assert "expected --window with --task segmentation alone" in capsys.readouterr().err
+
+
+def test_scenes_and_segmenters_without_the_task_are_told_of_it(tmp_path, capsys):
+    for name in BENCHMARKS:
+        assert main(["evaluate", "--model", "vit_tiny_patch16_224", "--benchmark", name, "--data", "x"]) == 1
+        assert f"expected {name} with --task segmentation alone" in capsys.readouterr().err
+    weights = tmp_path / "model.safetensors"
+    save_file({"a": torch.zeros(1)}, weights, {DESCRIPTION: "{}"})
+    assert main(["evaluate", "--model", str(weights), "--benchmark", "embedded"]) == 1
+    assert "holds a segmenter; evaluate it with --task segmentation" in capsys.readouterr().err
+
+
+def test_a_benchmark_is_named_once(folder, capsys):
+    words = ["--benchmark", "segmentation-folder", "segmentation-folder", "--data", "scenes"]
+    assert main(["evaluate", "--task", "segmentation", "--model", "own_scenes:own", *words]) == 1
+    assert "expected each benchmark once, got segmentation-folder twice" in capsys.readouterr().err
 
 
 def test_help_names_every_benchmark_with_its_title(capsys):

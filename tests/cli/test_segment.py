@@ -131,6 +131,38 @@ def test_pictures_that_do_not_decode_are_named_and_the_others_done(capsys):
     assert Path("out/classes.json").exists()
 
 
+def test_results_inside_of_the_folder_of_pictures_are_no_pictures():
+    for name in "abc":
+        write(f"{name}.png")
+    assert segment(".", "out") == 0
+    Path("out/classes.json").unlink()  # as if it had been killed
+    Path("out/masks/b.png").unlink()
+    Path("out/masks/.b.png.7.tmp").write_bytes(b"half")
+    assert segment(".", "out") == 0
+    assert len(calls()) == 1
+    assert sorted(path.name for path in Path("out/masks").iterdir()) == ["a.png", "b.png", "c.png"]
+
+
+def test_a_picture_that_was_replaced_is_another_job(capsys):
+    for name in "ab":
+        write(f"photos/{name}.bmp")
+    assert segment("photos", "out") == 0
+    Path("out/classes.json").unlink()
+    size = Path("photos/a.bmp").stat().st_size
+    Image.new("RGB", (20, 12)).save("photos/a.bmp")
+    assert Path("photos/a.bmp").stat().st_size == size
+    assert segment("photos", "out") == 1
+    assert "differs in settings pictures" in capsys.readouterr().err
+
+
+def test_a_link_that_leads_nowhere_is_left_out(capsys):
+    write("photos/a.png")
+    Path("photos/b.png").symlink_to("gone.png")
+    assert segment("photos", "out") == 1
+    assert "left out: " in capsys.readouterr().out
+    assert Path("out/masks/a.png").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -34,14 +34,18 @@ models:
 benchmarks:
 """
 
-# Written here, for what knows them takes seconds to import; a test holds the two together.
+# Written here, for what knows them takes seconds to import; tests hold the two together.
+_OF_SCENES = (
+    *("cityscapes", "cityscapes-c", "acdc", "ade20k", "ade20k-c"),
+    *("segmentation-folder", "segmentation-folder-c"),
+)
 _SCENES = """
 benchmarks of segmentation:
   cityscapes       Cityscapes, 19 classes
-  cityscapes-c     Cityscapes-C: stored, or 16 corruptions in memory
+  cityscapes-c     Cityscapes-C: stored, or corrupted in memory
   acdc             ACDC: fog, night, rain, snow
   ade20k           ADE20K, 150 classes
-  ade20k-c         ADE20K, 19 corruptions in memory
+  ade20k-c         ADE20K, corrupted in memory
   segmentation-folder, segmentation-folder-c
                    your images, masks and classes.json, as they are or corrupted
 """
@@ -241,6 +245,7 @@ def _check_no_segmentation(arguments: argparse.Namespace) -> None:
         for name in ("split", "window", "stride", "flip", "scales", "predictions")
         if getattr(arguments, name)
     ]
+    given += [name for name in arguments.benchmark if name in _OF_SCENES]
     if given:
         raise ValueError(f"expected {given[0]} with --task segmentation alone, got it without")
 
@@ -284,6 +289,9 @@ def _fraction(text: str) -> float:
 
 def _roots(arguments: argparse.Namespace) -> dict[str, Path]:
     """The folder of every benchmark."""
+    twice = [name for name in arguments.benchmark if arguments.benchmark.count(name) > 1]
+    if twice:
+        raise ValueError(f"expected each benchmark once, got {twice[0]} twice")
     named: dict[str, Path] = {}
     single: list[str] = []
     for word in arguments.data:

@@ -113,7 +113,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
 
     settings = PictureSettings(prediction_settings(arguments), arguments.overlay_opacity)
-    pictures = find_pictures(arguments.sources)
+    pictures = find_pictures(arguments.sources, arguments.target)
     device = find_device(arguments.device)
     segmenter = open_segmenter(arguments.model)
     console = make_console(LastingOutput(sys.stdout))

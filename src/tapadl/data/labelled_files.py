@@ -96,7 +96,10 @@ class LabelledFiles:
 def sampled_sizes(root: Path, paths: Sequence[str]) -> bytes:
     """The sizes of up to 1,000 files, every k-th, k the smallest that gives no more, as 64-bit integers."""
     step = max(1, ceil(len(paths) / FINGERPRINT_SIZES))
-    sizes = [os.stat(os.path.join(root, path)).st_size for path in paths[::step]]
+    try:
+        sizes = [os.stat(os.path.join(root, path)).st_size for path in paths[::step]]
+    except OSError as error:
+        raise OSError(f"expected a file at {error.filename}, could not open it: {error.strerror}") from error
     return np.array(sizes, dtype="<i8").tobytes()
 
 

@@ -94,7 +94,12 @@ def load_segmenter(source: Path) -> Segmenter:
     weights, _ = read_state_dict(source)
     written = _metadata(source)
     if "model_name" not in written or not holds_segmenter(weights):
-        raise ValueError(f"expected a segmenter that tapadl convert has written, got {source}")
+        other = (
+            f"a {written['model_name']} without a head for it" if "model_name" in written else "other weights"
+        )
+        raise ValueError(
+            f"expected a segmenter that tapadl train or tapadl convert has written in {source}, got {other}"
+        )
     name = written["model_name"]
     weights = from_official(weights, name)
     options = segmenter_options(weights)

@@ -132,7 +132,8 @@ def _check_known(key: str, where: str, prefix: str = "") -> None:
     name = key.rpartition(".")[2]
     namesakes = [known for known in known_keys() if known.rpartition(".")[2] == name]
     near = difflib.get_close_matches(key, namesakes, n=1, cutoff=0)
-    near = near or difflib.get_close_matches(key, [*get_type_hints(Settings), *known_keys()], n=1)
+    sections = () if prefix else get_type_hints(Settings)
+    near = near or difflib.get_close_matches(key, [*sections, *known_keys()], n=1)
     hint = f"did you mean {prefix}{near[0]}?" if near else "tapadl train --help lists them all"
     raise ValueError(f"expected a known setting, got {where}; {hint}")
 

@@ -1,6 +1,8 @@
 """Images and masks of one's own."""
 
 import json
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -24,6 +26,55 @@ def test_masks_lie_like_images(root):
     assert train.masks == ("train/masks/a/c.png", "train/masks/b.png")
     assert train.mask(1).tolist() == [[0, 1, 255]] * 2
     assert train.scheme.class_names == ("road", "sky")
+
+
+def write_png_of_few_bits(path, numbers, bits):
+    """A gray PNG whose pixels have 2 or 4 bits, which Pillow does not write."""
+    height, width = len(numbers), len(numbers[0])
+
+    def chunk(kind, content):
+        checked = kind + content
+        return struct.pack(">I", len(content)) + checked + struct.pack(">I", zlib.crc32(checked))
+
+    lines = b""
+    for line in numbers:
+        packed = "".join(f"{number:0{bits}b}" for number in line)
+        packed += "0" * (-len(packed) % 8)
+        lines += b"\0" + int(packed, 2).to_bytes(len(packed) // 8, "big")
+    header = struct.pack(">IIBBBBB", width, height, bits, 0, 0, 0, 0)
+    content = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_numbers_of_few_bits_are_read_as_they_are(root, bits):
+    (root / "classes.json").write_text('{"class_names": ["a", "b", "c", "d"]}')
+    write_png_of_few_bits(root / "train/masks/b.png", [[0, 1, 3], [2, 3, 0]], bits)
+    assert open_segmentation("folder", root, "train").mask(1).tolist() == [[0, 1, 3], [2, 3, 0]]
+
+
+def test_empty_folder_of_images_is_told(root):
+    for path in (root / "val/images").rglob("*.jpg"):
+        path.unlink()
+    with pytest.raises(ValueError, match=r"expected images in .*val/images, got none"):
+        open_segmentation("folder", root, "val")
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ('{"class_names": ["a", "a"]}', "a name of its own for each class"),
+        ('{"class_names": ["a", "b\\nc"]}', "in one line"),
+        ('{"class_names": ["a", " "]}', "a name of its own for each class"),
+        ('{"class_names": ["a"], "colours": [[0.5, 1, 1]]}', "parts of colours that are no whole numbers"),
+        ('{"class_names": ["a"], "colours": [[1e999, 1, 1]]}', "parts of colours that are no whole numbers"),
+        ("[" * 100_000, "expected JSON in"),
+    ],
+)
+def test_damaged_names_and_colours_are_told(root, told, message):
+    (root / "classes.json").write_text(told)
+    with pytest.raises(ValueError, match=message):
+        open_segmentation("folder", root, "train")
 
 
 def test_numbers_and_colours_can_be_told(root):

@@ -43,6 +43,17 @@ def opened(monkeypatch):
     return files, asked
 
 
+def test_masks_in_which_no_pixel_counts_are_refused(opened, tmp_path):
+    files, _ = opened
+    for split, number in (("train", 1), ("val", 255)):
+        paths = tuple(f"{split}{place}.png" for place in range(3))
+        for path in paths:
+            Image.new("L", (4, 3), number).save(tmp_path / path)
+        files[split] = SegmentationFiles(tmp_path, paths, paths, scheme("a", "b"))
+    with pytest.raises(ValueError, match=r"expected pixels that count in the masks of .*, got none in val0"):
+        data.open_data(settings())
+
+
 def test_one_root_is_trained_on_and_the_val_part_of_the_other_evaluated(opened, tmp_path):
     files, asked = opened
     for split in ("train", "val"):

@@ -84,12 +84,38 @@ class Answer(nn.Module):
         (lambda x: [x], ValueError, "4 classes, got list"),
         (lambda x: x.view(1, -1), ValueError, "it knows 4 classes"),
         (lambda x: torch.zeros(3, 4) @ x, ValueError, r"toy fails on 37 x 50 pixels \(height x width\)"),
-        (lambda x: torch.full((1, 4, 5, 5), torch.nan), RuntimeError, "expected numbers as logits of toy"),
+        (lambda x: x[:0, :1].expand(0, 4, -1, -1), ValueError, r"expected logits \(1, 4, height, width\)"),
+        (lambda x: torch.zeros(1, 4, 0, 3), ValueError, r"got \(1, 4, 0, 3\)"),
+        (lambda x: 1 // 0, ValueError, r"toy fails on 37 x 50 pixels"),
+        (lambda x: {}["logits"], ValueError, r"toy fails on 37 x 50 pixels"),
+        (lambda x: torch.full((1, 4, 5, 5), torch.nan), RuntimeError, "expected finite logits of toy"),
+        (lambda x: torch.full((1, 4, 5, 5), torch.inf), RuntimeError, "expected finite logits of toy"),
     ],
 )
-def test_answers_that_make_no_sense_are_one_sentence(answer, error, message):
+@pytest.mark.parametrize("flip", [False, True])
+def test_answers_that_make_no_sense_are_one_sentence(answer, error, message, flip):
     with pytest.raises(error, match=message):
-        predict(Answer(answer))
+        predict(Answer(answer), flip=flip)
+
+
+def test_a_class_that_is_ruled_out_is_none():
+    logits = torch.tensor([-torch.inf, 0.0, 1.0, -1.0])[None, :, None, None].expand(1, 4, 37, 50)
+    for flip in (False, True):
+        assert predict(Answer(lambda x: logits), flip=flip).unique().tolist() == [2]
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "message"),
+    [
+        ((0.5,), STD, "expected three numbers as mean, got"),
+        (("a", "b", "c"), STD, "expected three numbers as mean"),
+        (MEAN, (0.1, 0.0, 0.1), "expected three numbers, above 0, as std"),
+        (MEAN, (0.1, float("nan"), 0.1), "expected three numbers, above 0, as std"),
+    ],
+)
+def test_a_description_normalises_three_channels(mean, std, message):
+    with pytest.raises(ValueError, match=message):
+        SegmenterDescription("toy", SCHEME, mean, std)
 
 
 @pytest.mark.parametrize(

@@ -133,7 +133,9 @@ def read_values(path: Path) -> Mask:
                     f"expected one number of 8 bits a pixel in {path}, got a picture of mode {file.mode}; "
                     f"give the file with the numbers of classes"
                 )
-            return np.array(file)
+            # Pillow spreads gray of 2 and 4 bits over 0 to 255
+            factor = {"L;2": 85, "L;4": 17}.get(str(file.tile[0].args), 1) if file.tile else 1
+            return np.array(file) // np.uint8(factor)
     except (FileNotFoundError, IsADirectoryError, PermissionError, ValueError):
         raise
     except Exception as error:  # decoders raise anything

@@ -58,7 +58,7 @@ def read_scheme(path: Path) -> LabelScheme:
         content: Any = json.loads(path.read_text())
     except FileNotFoundError:
         raise FileNotFoundError(f"expected the names of the classes in {path}, but there is none") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"expected JSON in {path}, got {error}") from None
     if not isinstance(content, dict) or "class_names" not in content or not set(content) <= set(_KEYS):
         raise ValueError(f'expected {{"class_names": [...]}}, and no key but {", ".join(_KEYS)}, in {path}')
@@ -70,9 +70,9 @@ def read_scheme(path: Path) -> LabelScheme:
         ignored = tuple(content.get("ignored", () if IGNORE in values else (IGNORE,)))
         if not all(type(number) is int for number in (*values, *ignored)):
             raise ValueError("values that are no whole numbers")
-        colours = tuple(
-            (int(r), int(g), int(b)) for r, g, b in content.get("colours", distinct_colours(len(names)))
-        )
+        colours = tuple((r, g, b) for r, g, b in content.get("colours", distinct_colours(len(names))))
+        if not all(type(part) is int for colour in colours for part in colour):
+            raise ValueError("parts of colours that are no whole numbers")
         return LabelScheme(names, values, ignored, colours)
     except (TypeError, ValueError) as error:
         raise ValueError(

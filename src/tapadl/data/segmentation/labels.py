@@ -40,6 +40,12 @@ class LabelScheme:
         count = len(self.class_names)
         if not 1 <= count <= IGNORE:
             raise ValueError(f"expected 1 to {IGNORE} classes, got {count}")
+        if len(set(self.class_names)) < count or not all(
+            name.isprintable() and name.strip() for name in self.class_names
+        ):
+            raise ValueError(
+                f"expected a name of its own for each class, in one line, got {self.class_names}"
+            )
         if len(self.values) != count or len(self.colours) != count:
             raise ValueError(
                 f"expected a value and a colour for each of {count} classes, "

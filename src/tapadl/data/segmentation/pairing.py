@@ -34,7 +34,7 @@ def check_root(root: Path, folders: Sequence[str], what: str) -> None:
     wanted = " and ".join(folders)
     if not root.is_dir():
         raise FileNotFoundError(f"expected the folder of {what}, with {wanted} in it, at {root}, got none")
-    below = sorted(child.name for child in root.iterdir() if (child / folders[0]).is_dir())
+    below = sorted(child.name for child in root.iterdir() if all((child / name).is_dir() for name in folders))
     if below:
         hint = f"it is one level too high: give {root / below[0]}"
     elif root.name in folders or any((parent / folders[0]).is_dir() for parent in root.parents[:3]):
@@ -52,6 +52,13 @@ def files_below(root: Path, folder: str, ending: str) -> list[str]:
         OSError: If there is no such folder.
         ValueError: If it holds no such file.
     """
+    found = _below(root, folder, ending)
+    if not found:
+        raise ValueError(f"expected files that end in {ending} in {root / folder}, got none")
+    return found
+
+
+def _below(root: Path, folder: str, ending: str) -> list[str]:
     if not (root / folder).is_dir():
         raise FileNotFoundError(f"expected a folder at {root / folder}, but there is none")
     found = []
@@ -59,8 +66,6 @@ def files_below(root: Path, folder: str, ending: str) -> list[str]:
         folders[:] = [name for name in folders if not name.startswith(".")]
         here = Path(path).relative_to(root).as_posix()
         found += [f"{here}/{name}" for name in names if name.endswith(ending) and not name.startswith(".")]
-    if not found:
-        raise ValueError(f"expected files that end in {ending} in {root / folder}, got none")
     return sorted(found)
 
 
@@ -71,7 +76,7 @@ def images_below(root: Path, folder: str) -> list[str]:
         OSError: If there is no such folder.
         ValueError: If it holds no image.
     """
-    found = [path for path in files_below(root, folder, "") if is_image(path)]
+    found = [path for path in _below(root, folder, "") if is_image(path)]
     if not found:
         raise ValueError(f"expected images in {root / folder}, got none")
     return found

@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,9 +41,10 @@ def told_in_a_sentence(what: str) -> Iterator[None]:
 
 
 def reason_of(error: Exception) -> str:
-    """Kind and first lines of an error."""
+    """Kind and first words of an error."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {' '.join(lines[:3])}" if lines else type(error).__name__
+    words = textwrap.shorten(" ".join(lines[:3]), 400, placeholder=" ...")
+    return f"{type(error).__name__}: {words}" if lines else type(error).__name__
 
 
 def nearest(name: str, known: Sequence[str]) -> str:

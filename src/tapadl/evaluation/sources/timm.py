@@ -15,6 +15,7 @@ from tapadl.evaluation.library_preprocessing import from_timm
 from tapadl.evaluation.sources.source import Source, nearest, told_in_a_sentence
 from tapadl.evaluation.weights import load_state, load_weights, metadata_of
 from tapadl.models.checkpoint import read_state_dict
+from tapadl.models.sharing import DESCRIPTION
 
 # What timm writes into a folder, the safe form first.
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth")
@@ -43,7 +44,10 @@ def from_file(path: Path) -> Source:
     """A file of `tapadl convert`, which says of which model it is."""
     if not path.is_file():
         raise ValueError(f"expected a checkpoint at {path}, found no file")
-    model_name = metadata_of(path).get("model_name")
+    written = metadata_of(path)
+    if DESCRIPTION in written:
+        raise ValueError(f"{path.name} holds a segmenter; evaluate it with --task segmentation")
+    model_name = written.get("model_name")
     if model_name is None:
         raise ValueError(
             f"{path.name} does not say of which model it is; name the model, and give the file as checkpoint"

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tapadl.data.segmentation import SegmentationFiles, SegmentationTrainingSet, open_segmentation
+from tapadl.data.segmentation.labels import IGNORE
 from tapadl.tasks.segmentation.model import SegmenterDescription
 from tapadl.tasks.segmentation.transforms import TrainingTransform
 from tapadl.training.settings import Dataset, Settings
@@ -43,7 +44,24 @@ def open_data(settings: Settings) -> SegmentationData:
     for files in (train, val):
         if files is not None and not files.labelled:
             raise ValueError(f"expected masks in {files.root}, got images alone")
+        if files is not None and not data_is_labelled(files):
+            raise ValueError(
+                f"expected pixels that count in the masks of {files.root}, got none in {files.masks[0]} and "
+                f"others; look at what the numbers in them mean"
+            )
     return SegmentationData(train, val)
+
+
+def data_is_labelled(files: SegmentationFiles, looks: int = 20) -> bool:
+    """Whether a pixel counts in any of some masks, evenly spaced; what cannot be read is left for later."""
+    step = max(1, len(files) // looks)
+    for index in range(0, len(files), step):
+        try:
+            if (files.mask(index) != IGNORE).any():
+                return True
+        except (OSError, ValueError):
+            return True
+    return False
 
 
 def make_training_set(

@@ -62,4 +62,7 @@ def _described(spec: str, model: nn.Module, given: Any) -> SegmenterDescription:
             f"expected a description with scheme (a LabelScheme), mean and std from {spec}, "
             f"got {type(given).__name__}"
         )
-    return SegmenterDescription(type(model).__name__, scheme, tuple(mean), tuple(std))
+    try:
+        return SegmenterDescription(type(model).__name__, scheme, tuple(mean), tuple(std))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{error}, in the description from {spec}") from None

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from tapadl.models.checkpoint import read_state_dict
 from tapadl.models.registry import TAP_PREFIX
 from tapadl.models.segformer import Segmenter, build_segmenter
 from tapadl.models.sharing import DESCRIPTION, load_segmenter
+from tapadl.ops.numbers import is_number
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,9 @@ class SegmenterDescription:
         out_indices: Features that the head takes; None for those that `build_segmenter` chooses.
         tap: Arguments of `attach_tap`; None for none, also for a backbone that has TAP built in.
         options: Further arguments of the backbone.
+
+    Raises:
+        ValueError: If mean and std are not three numbers each, std above 0.
 
     Example:
         >>> import torch
@@ -51,6 +56,13 @@ class SegmenterDescription:
     out_indices: tuple[int, ...] | None = None
     tap: Mapping[str, Any] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, numbers in {"mean": self.mean, "std": self.std}.items():
+            right = len(numbers) == 3 and all(is_number(one) and math.isfinite(one) for one in numbers)
+            if not right or (name == "std" and min(numbers) <= 0):
+                above = ", above 0," if name == "std" else ""
+                raise ValueError(f"expected three numbers{above} as {name}, got {numbers}")
 
     def build(self, **start: Any) -> Segmenter:
         """The segmenter with random weights.

@@ -67,20 +67,27 @@ class PictureSettings:
             raise ValueError(f"expected an opacity from 0 to 1, got {self.opacity:g}")
 
 
-def find_pictures(sources: Sequence[Path]) -> list[Picture]:
+def find_pictures(sources: Sequence[Path], target: Path) -> list[Picture]:
     """The pictures in files and folders, by name.
 
     A picture of a folder keeps its path there, one given by itself the name of its file.
+
+    Args:
+        sources: Files and folders.
+        target: Folder of the results; what lies in it, inside a source, is left out.
 
     Raises:
         OSError: If one is missing.
         ValueError: If a folder has no pictures, or two pictures would have the same outputs.
     """
     pictures: list[Picture] = []
+    results = target.resolve()
     for source in sources:
         if source.is_dir():
             tree = find_images(source)
-            pictures += [Picture(source / path, _without_ending(path)) for path in tree.paths]
+            below = results in (source.resolve() / "any").parents
+            paths = [path for path in tree.paths if below or results not in (source / path).resolve().parents]
+            pictures += [Picture(source / path, _without_ending(path)) for path in paths]
         elif source.exists():
             pictures.append(Picture(source, source.stem))
         else:
@@ -140,6 +147,9 @@ def segment_pictures(
             )
     problems = []
     with open_job_folder(target, JOB_KIND, _job_of(pictures, segmenter, settings)):
+        for folder in (MASKS, OVERLAYS):
+            for half_written in (target / folder).rglob(".*.tmp"):
+                half_written.unlink()
         predictor = Predictor(segmenter, settings.prediction, device)
         scheme = segmenter.description.scheme
         for picture in pictures:
@@ -170,9 +180,17 @@ def overlay(picture: Image.Image, classes: Mask, scheme: LabelScheme, opacity: f
 def _job_of(
     pictures: Sequence[Picture], segmenter: LoadedSegmenter, settings: PictureSettings
 ) -> dict[str, dict[str, object]]:
-    shown = {picture.name: picture.path.stat().st_size for picture in pictures}
+    shown = {picture.name: _state_of(picture.path) for picture in pictures}
     own = {"model": segmenter.name, "weights": segmenter.weights_sha256, "pictures": shown}
     return {"settings": own | asdict(settings), "versions": dict(versions())}
+
+
+def _state_of(path: Path) -> list[int] | None:
+    """Size and time of the last change, which tell a replaced picture; None of a link that leads nowhere."""
+    if not path.exists():
+        return None
+    state = path.stat()
+    return [state.st_size, state.st_mtime_ns]
 
 
 def _classes_text(scheme: LabelScheme) -> str:

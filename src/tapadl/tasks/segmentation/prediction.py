@@ -89,7 +89,7 @@ class Predictor:
 
         Raises:
             ValueError: If the model fails on it, or gives other classes than it says.
-            RuntimeError: If a logit is NaN.
+            RuntimeError: If a logit is NaN or infinite.
         """
         images = (image.to(self.device)[None] / 255 - self.mean) / self.std
         mirrored = (False, True) if self.settings.flip else (False,)
@@ -113,9 +113,9 @@ class Predictor:
             step = self.settings.step
             logits = sliding_logits(self._answer, view, (side, side), (step, step))
         logits = logits.flip(3) if flip else logits
-        if logits.isnan().any():
+        if not logits.amax(dim=1).isfinite().all():  # a class that is ruled out, by -inf, is one
             raise RuntimeError(
-                f"expected numbers as logits of {self.name}, got NaN; use --precision float32, "
+                f"expected finite logits of {self.name}, got NaN or infinity; use --precision float32, "
                 "or look at the weights"
             )
         return resized(logits, size)
@@ -126,12 +126,18 @@ class Predictor:
         try:
             with torch.autocast(self.device.type, dtype=low, enabled=low != torch.float32):
                 logits: torch.Tensor = self.model(images)
-        except (RuntimeError, AssertionError, ValueError) as error:
+        except Exception as error:  # a model of one's own raises anything
             reason = " ".join(str(error).split()) or type(error).__name__
             raise ValueError(
                 f"{self.name} fails on {height} x {width} pixels (height x width): {reason}"
             ) from error
-        if not isinstance(logits, torch.Tensor) or logits.ndim != 4 or logits.shape[1] != self.num_classes:
+        wanted = (len(images), self.num_classes)
+        if (
+            not isinstance(logits, torch.Tensor)
+            or logits.ndim != 4
+            or logits.shape[:2] != wanted
+            or not logits.numel()
+        ):
             got = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
             raise ValueError(
                 f"expected logits (1, {self.num_classes}, height, width) from {self.name}, which says that "

@@ -72,7 +72,13 @@ class Scores:
                 self.on_shown(done + 1, len(work))
         for metric in metrics.values():
             metric.sync()
-        found = {(cell.condition, cell.severity): metric.compute() for cell, metric in metrics.items()}
+        try:
+            found = {(cell.condition, cell.severity): metric.compute() for cell, metric in metrics.items()}
+        except RuntimeError:
+            raise ValueError(
+                f"expected pixels that count in the masks of {self.files.root}, got none; look at what the "
+                f"numbers in them mean"
+            ) from None
         of_corruption = {
             name: fmean(found[name, severity] for severity in self.evaluation.severities)
             for name in self.evaluation.corruptions

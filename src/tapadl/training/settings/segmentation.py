@@ -6,7 +6,6 @@ from typing import Literal
 from tapadl.training.settings.checks import (
     AT_LEAST_0,
     AT_LEAST_1,
-    POSITIVE,
     Interval,
     check_ascending,
     check_choices,
@@ -65,7 +64,7 @@ class SegmentationSettings:
         check_distinct(self, "out_indices")
         if self.out_indices == ():
             raise refuse(self, "out_indices", "to name a feature")
-        check_numbers(self, POSITIVE, "scale")
+        check_numbers(self, Interval(0, 100, without_low=True), "scale")
         check_ascending(self, "scale")
         check_numbers(self, Interval(0, 1, without_low=True), "max_class_share")
         if self.stride is None:

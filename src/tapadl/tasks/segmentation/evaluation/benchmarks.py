@@ -49,13 +49,13 @@ class Benchmark:
 BENCHMARKS = {
     "cityscapes": Benchmark("Cityscapes, 19 classes", "cityscapes"),
     "cityscapes-c": Benchmark(
-        "Cityscapes-C: stored, or 16 corruptions in memory", "cityscapes", "corrupted", PUBLISHED_SIZE
+        "Cityscapes-C: stored, or corrupted in memory", "cityscapes", "corrupted", PUBLISHED_SIZE
     ),
     "acdc": Benchmark("ACDC: fog, night, rain, snow", "acdc", "conditions"),
     "ade20k": Benchmark("ADE20K, 150 classes", "ade20k"),
-    "ade20k-c": Benchmark("ADE20K, 19 corruptions in memory", "ade20k", "corrupted"),
+    "ade20k-c": Benchmark("ADE20K, corrupted in memory", "ade20k", "corrupted"),
     "segmentation-folder": Benchmark("your images, masks and classes.json", "folder"),
-    "segmentation-folder-c": Benchmark("the same, 19 corruptions in memory", "folder", "corrupted"),
+    "segmentation-folder-c": Benchmark("your images and masks, corrupted in memory", "folder", "corrupted"),
 }
 """Every benchmark, by name."""
 
