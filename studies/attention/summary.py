@@ -39,6 +39,8 @@ MEASURES = {
 # What a row may change; other settings are the condition it is trained under.
 ROW_KEYS = ("tap.", "adl.", "study.")
 DRAWS = 2000
+# Okabe and Ito's, which all can tell apart; gray first.
+COLOURS = ("#6b6b6b", "#56b4e9", "#e69f00", "#0072b2", "#b0b0b0")
 
 Lines = Mapping[Run, Mapping[str, Any]]
 Interval = tuple[float, float, float]
@@ -276,6 +278,27 @@ def draw_differences(lines: Lines, plan: Plan, path: Path) -> None:
     _save(figure, path)
 
 
+def draw_curves(lines: Lines, section: Section, path: Path) -> None:
+    """Validation error after every epoch, a line a row, the mean over its seeds."""
+    figure, axis = plt.subplots(figsize=(6.5, 3.4), constrained_layout=True)
+    (condition,) = section.conditions
+    for row, colour in zip(section.rows, COLOURS, strict=True):
+        runs = [section.run(condition, row, seed) for seed in range(section.seeds)]
+        curves = [lines[run]["validation_error"] for run in runs if run in lines]
+        if curves:
+            epochs = range(1, len(curves[0]) + 1)
+            by_epoch = zip(*([error for _, error in curve] for curve in curves), strict=True)
+            means = [100 * fmean(at_epoch) for at_epoch in by_epoch]
+            style = "--" if "equal time" in row else "-"
+            axis.plot(epochs, means, style, color=colour, label=row, linewidth=1.6)
+    axis.set_xlabel("epoch")
+    axis.set_ylabel("validation error, percent")
+    axis.grid(axis="y", color="#00000018")
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False)
+    _save(figure, path)
+
+
 def draw_predictions(lines: Lines, path: Path) -> None:
     """What the clean error leaves of ADL value, stability and corruption error, a point a run."""
     prediction = Prediction(list(lines.values()), "condition")
@@ -319,6 +342,7 @@ def main() -> None:
     plan, lines = load_plan(PLAN), load()
     (RESULTS / "prediction.json").write_text(json.dumps(predictions(lines), indent=1) + "\n")
     draw_differences(lines, plan, PICTURES / "attention-differences.svg")
+    draw_curves(lines, plan.sections[0], PICTURES / "attention-curves.svg")
     draw_predictions(lines, PICTURES / "attention-prediction.svg")
     DOCUMENT.write_text(with_tables(DOCUMENT.read_text(), tables(lines, plan)))
 

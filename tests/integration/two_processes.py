@@ -4,6 +4,7 @@
 gradients of every step there. Each process sees half of the images.
 """
 
+import os
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -120,3 +121,5 @@ def main(rank: int, folder: Path) -> None:
 
 if __name__ == "__main__":
     main(int(sys.argv[1]), Path(sys.argv[2]))
+    # at the end of an interpreter a thread of torch that has not ended yet may abort the process
+    os._exit(0)

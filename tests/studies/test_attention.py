@@ -133,6 +133,7 @@ def fabricated(plan, noise=0.002):
             "changes": json.loads(run.changes),
             "parameters": 7,
             "clean_error": clean,
+            "validation_error": [[400, 2 * clean], [800, clean]],
             "corruption_error": {
                 name: 0.5 * clean + 0.1 * overlap + draws.gauss(0.2, noise)
                 for name, corruption in CORRUPTIONS.items()
@@ -159,7 +160,15 @@ def test_what_decides_the_corruption_error_is_found_and_what_does_not_is_not(fol
 
 def test_tables_and_pictures_are_made_of_the_lines(folder, tmp_path):
     from plan import load_plan
-    from summary import difference, draw_differences, draw_predictions, errors, table, with_tables
+    from summary import (
+        difference,
+        draw_curves,
+        draw_differences,
+        draw_predictions,
+        errors,
+        table,
+        with_tables,
+    )
 
     plan = load_plan(folder / "fashion_mnist.yaml")
     lines = fabricated(plan)
@@ -182,6 +191,8 @@ def test_tables_and_pictures_are_made_of_the_lines(folder, tmp_path):
     assert with_tables(text, {"main": shown}) == text.replace("old", shown)
     draw_differences(lines, plan, tmp_path / "differences.svg")
     draw_predictions(lines, tmp_path / "prediction.svg")
+    draw_curves(lines, main, tmp_path / "curves.svg")
+    assert len(list(tmp_path.iterdir())) == 3
     assert {path.suffix for path in tmp_path.iterdir() if path.stat().st_size > 1000} == {".svg"}
 
 
