@@ -239,7 +239,9 @@ def disturb(folder: Path, world_size: int, seed: int) -> None:
         kill_in(folder / "killed", world_size, step, draws.uniform(0, 0.1), how)
     assert Processes(folder / "killed", world_size).wait() == [0] * world_size
 
-    for step in sorted(draws.sample(range(2, PLAN.total_steps - 4), 2)):
+    for drawn in sorted(draws.sample(range(2, PLAN.total_steps - 4), 2)):
+        # a step of this start, or the processes may not be there yet
+        step = max(drawn, steps_logged(folder / "stopped") + 1)
         processes = Processes(folder / "stopped", world_size)
         while steps_logged(folder / "stopped") < step:
             assert processes.alive()
