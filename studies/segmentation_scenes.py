@@ -21,6 +21,8 @@ from tapadl.cli import main as tapadl
 from tapadl.evaluation.evaluate import RESULT
 from tapadl.tasks.segmentation.evaluation.result import SegmentationResult
 from tapadl.tasks.training_run import WEIGHTS
+from tapadl.training.engine import LOG
+from tapadl.training.log import RunLog
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results" / "segmentation-scenes.json"
@@ -43,6 +45,11 @@ COLUMNS = {
 Metrics = dict[str, float]
 
 
+def folder_of(out: Path, variant: str, seed: int) -> Path:
+    """Of a training."""
+    return out / f"{variant.replace(' + ', '-')}_seed{seed}"
+
+
 def run(*words: object) -> None:
     """A command of tapadl; ends the study where it fails."""
     if code := tapadl([str(word) for word in words]):
@@ -56,7 +63,7 @@ def study(out: Path, seeds: tuple[int, ...]) -> None:
         script = ROOT / "scripts" / "segmentation_scenes.py"
         subprocess.run([sys.executable, str(script), str(scenes), *SCENES], check=True)
     for seed, (variant, words) in product(seeds, VARIANTS.items()):
-        folder = out / f"{variant.replace(' + ', '-')}_seed{seed}"
+        folder = folder_of(out, variant, seed)
         if not (folder / WEIGHTS).exists():
             data = ["--data.train", scenes, "--data.val", scenes, "--training.seed", seed]
             run("train", "--config", RECIPE, *data, *words, "--out", folder)
@@ -72,7 +79,9 @@ def collect(out: Path) -> dict[str, object]:
     """What the results say, without the counts of every image."""
     rows = []
     for seed, variant in product(SEEDS, VARIANTS):
-        result = SegmentationResult.load(out / f"{variant.replace(' + ', '-')}_seed{seed}-shown" / RESULT)
+        folder = folder_of(out, variant, seed)
+        result = SegmentationResult.load(folder.with_name(f"{folder.name}-shown") / RESULT)
+        log = [line for line in RunLog(folder / LOG).lines() if line["kind"] == "train"]
         benchmark = result.benchmark(BENCHMARK)
         content = benchmark.to_json()
         rows.append(
@@ -82,6 +91,9 @@ def collect(out: Path) -> dict[str, object]:
                 "weights_sha256": result.model["weights_sha256"],
                 "versions": dict(result.versions),
                 "images": dict(benchmark.images),
+                "trained_images_per_second": round(
+                    statistics.median(line["images_per_second"] for line in log), 1
+                ),
                 "metrics": content["metrics"],
                 "iou": content["iou"],
                 "miou_by_cell": {cell.key: round(value, 6) for cell, value in benchmark.mious.items()},

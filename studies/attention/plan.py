@@ -10,6 +10,7 @@ import yaml
 Changes = dict[str, Any]
 """Settings of `tapadl train` by their dotted keys, and the `study.*` ones: what differs from the recipe."""
 
+RESULTS = Path(__file__).parents[2] / "results" / "attention"
 STUDY_KEYS = {"study.pooling", "study.regulariser", "study.weight"}
 
 
@@ -94,6 +95,13 @@ class Plan:
     images: int
     severities: tuple[int, ...]
     sections: tuple[Section, ...]
+
+
+def load_lines(name: str) -> dict[Run, dict[str, Any]]:
+    """The finished runs of a plan."""
+    path = RESULTS / f"{name}.jsonl"
+    lines = [json.loads(text) for text in path.read_text().splitlines()] if path.exists() else []
+    return {Run.of(line["changes"], line["seed"]): line for line in lines}
 
 
 def load_plan(path: Path) -> Plan:

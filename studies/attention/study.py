@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from plan import Plan, Run, load_plan
+from plan import RESULTS, Plan, Run, load_lines, load_plan
 from poolings import attach_pooling
 from regularisers import listen
 from tapadl.corruptions import CORRUPTIONS
@@ -50,8 +50,6 @@ from tapadl.training.objective import Batch, Objective, Parts, Pass
 from tapadl.training.parallel import joined
 from tapadl.training.settings import EvaluationSettings, Settings
 
-ROOT = Path(__file__).parents[2]
-RESULTS = ROOT / "results" / "attention"
 CORRUPTED = tuple(name for name, corruption in CORRUPTIONS.items() if corruption.in_mce)
 DIAGNOSED = 200  # images whose attention is looked at
 COST_STEPS, COST_TURNS = 10, 9
@@ -180,15 +178,9 @@ def test_images(spec: str) -> Images:
 
 def missing(plan: Plan, sections: Sequence[str]) -> list[Run]:
     """The runs of these sections that have no line yet, each once."""
-    done = {Run.of(line["changes"], line["seed"]) for line in load_lines(plan.name)}
+    done = load_lines(plan.name)
     wanted = [run for section in plan.sections if section.name in sections for run in section.runs()]
     return [run for run in dict.fromkeys(wanted) if run not in done]
-
-
-def load_lines(name: str) -> list[dict[str, Any]]:
-    """The finished runs of a plan."""
-    path = RESULTS / f"{name}.jsonl"
-    return [json.loads(text) for text in path.read_text().splitlines()] if path.exists() else []
 
 
 def do_missing(plan: Plan, sections: Sequence[str], words: Sequence[str], out: Path, processes: int) -> None:

@@ -19,12 +19,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 from scipy.stats import bootstrap
 
-from plan import Plan, Run, Section, load_plan
+from plan import RESULTS, Plan, Run, Section, load_lines, load_plan
 from tapadl.corruptions import CORRUPTIONS
 
 ROOT = Path(__file__).parents[2]
 PLAN = Path(__file__).with_name("fashion_mnist.yaml")
-RESULTS = ROOT / "results" / "attention"
 DOCUMENT = ROOT / "docs" / "theory" / "when-it-helps.md"
 PICTURES = ROOT / "docs" / "assets"
 GROUPS = ("noise", "blur", "weather", "digital")
@@ -47,13 +46,7 @@ Interval = tuple[float, float, float]
 """Mean, and the ends of its 95 % interval."""
 
 
-def load(name: str = PLAN.stem) -> dict[Run, dict[str, Any]]:
-    """The finished runs."""
-    texts = (RESULTS / f"{name}.jsonl").read_text().splitlines()
-    return {Run.of(line["changes"], line["seed"]): line for line in map(json.loads, texts)}
-
-
-def load_cost(name: str = PLAN.stem) -> dict[str, float]:
+def load_cost(name: str) -> dict[str, float]:
     """Milliseconds a step of what was measured."""
     rows = json.loads((RESULTS / f"{name}-cost.json").read_text())
     return {Run.of(row["changes"], 0).changes: row["ms"] for row in rows}
@@ -339,7 +332,8 @@ def tables(lines: Lines, plan: Plan) -> dict[str, str]:
 
 def main() -> None:
     mpl.rcParams.update({"svg.hashsalt": "tapadl", "font.size": 9, "font.family": "sans-serif"})
-    plan, lines = load_plan(PLAN), load()
+    plan = load_plan(PLAN)
+    lines = load_lines(plan.name)
     (RESULTS / "prediction.json").write_text(json.dumps(predictions(lines), indent=1) + "\n")
     draw_differences(lines, plan, PICTURES / "attention-differences.svg")
     draw_curves(lines, plan.sections[0], PICTURES / "attention-curves.svg")

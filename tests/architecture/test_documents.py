@@ -4,6 +4,7 @@ import importlib.util
 import json
 import re
 import shlex
+import statistics
 from pathlib import Path
 
 import pytest
@@ -95,7 +96,15 @@ def test_table_of_segmentation_is_that_of_its_committed_results():
     metrics, text = summary.load(), summary.DOCUMENT.read_text()
     assert {variant: len(by_seed) for variant, by_seed in metrics.items()} == {"plain": 3, "TAP + ADL": 3}
     assert summary.with_table(text, metrics) == text
-    assert json.loads(summary.RESULTS.read_text())["command"] in text
+    results = json.loads(summary.RESULTS.read_text())
+    assert results["command"] in text
+    speeds = [
+        statistics.fmean(
+            row["trained_images_per_second"] for row in results["rows"] if row["variant"] == variant
+        )
+        for variant in ("plain", "TAP + ADL")
+    ]
+    assert f"a step takes\n{speeds[0] / speeds[1]:.1f} times as long" in text
 
 
 def test_numbers_of_the_models_benchmark_are_those_of_its_committed_results():

@@ -44,24 +44,12 @@ def open_data(settings: Settings) -> SegmentationData:
     for files in (train, val):
         if files is not None and not files.labelled:
             raise ValueError(f"expected masks in {files.root}, got images alone")
-        if files is not None and not data_is_labelled(files):
+        if files is not None and not _has_pixels_that_count(files):
             raise ValueError(
-                f"expected pixels that count in the masks of {files.root}, got none in {files.masks[0]} and "
-                f"others; look at what the numbers in them mean"
+                f"expected pixels that count in the masks of {files.root}, got none in any of "
+                f"{len(files)}; look at what the numbers in them mean"
             )
     return SegmentationData(train, val)
-
-
-def data_is_labelled(files: SegmentationFiles, looks: int = 20) -> bool:
-    """Whether a pixel counts in any of some masks, evenly spaced; what cannot be read is left for later."""
-    step = max(1, len(files) // looks)
-    for index in range(0, len(files), step):
-        try:
-            if (files.mask(index) != IGNORE).any():
-                return True
-        except (OSError, ValueError):
-            return True
-    return False
 
 
 def make_training_set(
@@ -93,3 +81,14 @@ def corruption_size(dataset: Dataset) -> int | None:
         (224, None)
     """
     return PUBLISHED_SIZE if dataset in ("cityscapes", "acdc") else None
+
+
+def _has_pixels_that_count(files: SegmentationFiles) -> bool:
+    """Whether there is one in any mask; a mask that cannot be read is told of where it is needed."""
+    for index in range(len(files)):
+        try:
+            if (files.mask(index) != IGNORE).any():
+                return True
+        except (OSError, ValueError):
+            return True
+    return False

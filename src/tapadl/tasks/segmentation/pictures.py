@@ -85,9 +85,12 @@ def find_pictures(sources: Sequence[Path], target: Path) -> list[Picture]:
     for source in sources:
         if source.is_dir():
             tree = find_images(source)
-            below = results in (source.resolve() / "any").parents
-            paths = [path for path in tree.paths if below or results not in (source / path).resolve().parents]
-            pictures += [Picture(source / path, _without_ending(path)) for path in paths]
+            inside = source.resolve().is_relative_to(results)
+            pictures += [
+                Picture(source / path, _without_ending(path))
+                for path in tree.paths
+                if inside or not (source / path).resolve().is_relative_to(results)
+            ]
         elif source.exists():
             pictures.append(Picture(source, source.stem))
         else:
