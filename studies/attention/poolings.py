@@ -41,7 +41,11 @@ class Pooling(TokenAwareAveragePooling):
 
 
 class EqualWeights(Pooling):
-    """Every token takes the plain mean of the branches."""
+    """Every token takes the plain mean of the branches; nothing is predicted."""
+
+    def __init__(self, dim: int, branches: Branches, count: int = 3) -> None:
+        super().__init__(dim, branches, count)
+        del self.dilation_predictor
 
     def branch_weights(self, tokens: torch.Tensor, grid_size: tuple[int, ...], *_rest: Any) -> torch.Tensor:
         """1 / K everywhere."""

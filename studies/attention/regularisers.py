@@ -7,7 +7,6 @@ from abc import abstractmethod
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from tapadl import AttentionDiversificationLoss
 from tapadl.attach.capture import Captured, QueryKey
@@ -84,8 +83,3 @@ REGULARISERS: dict[str, type[DiversityLoss]] = {
     "nearest row": NearestRow,
     "row correlation": RowCorrelation,
 }
-
-
-def listen(model: nn.Module, name: str, tau: float = 2.0) -> DiversityLoss:
-    """One of `REGULARISERS` of every attention of a model."""
-    return REGULARISERS[name](model, tau=tau)

@@ -31,7 +31,7 @@ from torch import nn
 
 from plan import RESULTS, Plan, Run, load_lines, load_plan
 from poolings import attach_pooling
-from regularisers import listen
+from regularisers import REGULARISERS
 from tapadl.corruptions import CORRUPTIONS
 from tapadl.data.embedded import EmbeddedImages
 from tapadl.data.imagenet import image_folder
@@ -98,7 +98,7 @@ def ingredients_of(recipe: ClassificationRecipe, settings: Settings, run: Run) -
         attach_pooling(recipe.built.model, pooling)
     if regulariser := run.extras.get("study.regulariser"):
         mixing = make_mixing(settings.augmentation, recipe.data.num_classes)
-        loss = listen(recipe.built.model, regulariser)
+        loss = REGULARISERS[regulariser](recipe.built.model)
         objective = Regularised(mixing, loss, run.extras["study.weight"])
         return replace(ingredients, objective=objective)
     return ingredients

@@ -61,7 +61,8 @@ def test_runs_that_two_tables_share_are_done_once(folder):
 def as_tap(pooling, grid_size=(5, 6), prefix=2):
     """What a pooling gives for some tokens, and what TAP with the same predictor gives."""
     tap = TokenAwareAveragePooling(pooling.dim, pooling.num_branches)
-    tap.dilation_predictor.load_state_dict(pooling.dilation_predictor.state_dict())
+    if hasattr(pooling, "dilation_predictor"):
+        tap.dilation_predictor.load_state_dict(pooling.dilation_predictor.state_dict())
     tokens = torch.randn(3, prefix + grid_size[0] * grid_size[1], pooling.dim)
     return [module.eval()(tokens, grid_size, prefix) for module in (pooling, tap)]
 
@@ -77,6 +78,7 @@ def test_the_same_averages_and_learned_kernels_at_the_start_are_tap(folder):
         assert ours.shape == tap.shape
         assert not torch.allclose(ours, tap)
         torch.testing.assert_close(ours[:, :2], tap[:, :2])
+    assert not list(POOLINGS["equal weights"](8).parameters())
 
 
 def test_growing_kernels_are_means_over_larger_squares(folder):
