@@ -53,12 +53,13 @@ class EqualWeights(Pooling):
 
 
 class LearnedKernels(nn.ModuleList):
-    """A depthwise 3 x 3 kernel for each dilation, which starts as an average."""
+    """A depthwise 3 x 3 kernel for each dilation, which starts as an average; draws no random numbers."""
 
     def __init__(self, dim: int, count: int = 3) -> None:
         super().__init__()
         for dilation in range(1, count + 1):
-            kernel = nn.Conv2d(dim, dim, 3, padding=dilation, dilation=dilation, groups=dim, bias=False)
+            shape = {"kernel_size": 3, "padding": dilation, "dilation": dilation, "groups": dim}
+            kernel = nn.utils.skip_init(nn.Conv2d, dim, dim, bias=False, **shape)
             nn.init.constant_(kernel.weight, 1 / 9)
             self.append(kernel)
 
@@ -95,7 +96,6 @@ def maximum(token_map: torch.Tensor) -> list[torch.Tensor]:
 
 POOLINGS: dict[str, Callable[[int], Pooling]] = {
     "growing kernels": lambda dim: Pooling(dim, growing),
-    "only dilation 1": lambda dim: Pooling(dim, averages(1), 1),
     "only dilation 2": lambda dim: Pooling(dim, averages(2), 1),
     "only dilation 3": lambda dim: Pooling(dim, averages(3), 1),
     "maximum": lambda dim: Pooling(dim, maximum),

@@ -1,6 +1,6 @@
 """Losses beside ADL that push the rows of an attention apart, with its interface: called after a forward.
 
-Each falls as the queries attend more differently. `M` is the attention averaged over heads, a row a query.
+Each is largest where all queries attend to one key. `M` is the attention averaged over heads, a row a query.
 """
 
 from abc import abstractmethod

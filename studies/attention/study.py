@@ -13,6 +13,7 @@ results/attention/PLAN.jsonl and is not done again; a stopped one goes on from i
 
 import argparse
 import json
+import random
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -51,7 +52,7 @@ from tapadl.training.parallel import joined
 from tapadl.training.settings import EvaluationSettings, Settings
 
 CORRUPTED = tuple(name for name, corruption in CORRUPTIONS.items() if corruption.in_mce)
-DIAGNOSED = 200  # images whose attention is looked at
+DIAGNOSED = 200  # images whose attention is looked at, or one of each class
 COST_STEPS, COST_TURNS = 10, 9
 
 
@@ -115,7 +116,12 @@ def do_run(plan: Plan, run: Run, words: Sequence[str], out: Path) -> dict[str, A
         recipe = ClassificationRecipe.of(settings, device)
         model = recipe.built.model
         ingredients = ingredients_of(recipe, settings, run)
-        identity = {"changes": run.changes, "seed": run.seed, "recipe": plan.recipe.read_text()}
+        identity = {
+            "changes": run.changes,
+            "seed": run.seed,
+            "words": list(words),
+            "recipe": plan.recipe.read_text(),
+        }
         started = time.process_time()
         outcome = train(settings, ingredients, recipe.plan, folder, device, identity=identity)
         seconds = time.process_time() - started
@@ -125,6 +131,7 @@ def do_run(plan: Plan, run: Run, words: Sequence[str], out: Path) -> dict[str, A
         line = {
             "changes": json.loads(run.changes),
             "seed": run.seed,
+            "words": list(words),
             "steps": outcome.step,
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
             "cpu_seconds": round(seconds, 1),
@@ -147,7 +154,8 @@ def measure(
     test = test_images(plan.test)
     cells = EvaluationSettings(corruptions=CORRUPTED, severities=plan.severities, images=plan.images)
     scores = Scores(test, cells, preprocessing, batch_size=250, num_workers=0, device=device)(model)
-    few = test.subset(DIAGNOSED)
+    classes = len(test.class_names)
+    few = test.subset(max(DIAGNOSED // classes, 1) * classes)
     pixels = (
         torch.stack([preprocessing.prepare(few.image(index)) for index in range(len(few))]).to(device) / 255
     )
@@ -183,8 +191,19 @@ def missing(plan: Plan, sections: Sequence[str]) -> list[Run]:
     return [run for run in dict.fromkeys(wanted) if run not in done]
 
 
+def check_words(plan: Plan, words: Sequence[str]) -> None:
+    """Exit unless the lines of the plan were made with the same settings for every run."""
+    for line in load_lines(plan.name).values():
+        if (others := line.get("words", [])) != list(words):
+            raise SystemExit(
+                f"expected the settings of the runs in {plan.name}.jsonl, {' '.join(others) or 'none'}, got "
+                f"{' '.join(words) or 'none'}; give those, or copy the plan to a file of another name"
+            )
+
+
 def do_missing(plan: Plan, sections: Sequence[str], words: Sequence[str], out: Path, processes: int) -> None:
     """Every missing run, some at a time, each written as it ends."""
+    check_words(plan, words)
     runs = missing(plan, sections)
     print(f"{len(runs)} runs to do", flush=True)
     RESULTS.mkdir(parents=True, exist_ok=True)
@@ -209,7 +228,7 @@ def do_missing(plan: Plan, sections: Sequence[str], words: Sequence[str], out: P
 
 
 def measure_cost(plan: Plan, sections: Sequence[str], words: Sequence[str]) -> None:
-    """Milliseconds a step of every row, all rows in turns on one thread; written beside the lines."""
+    """Milliseconds a step of every row, all in turns of random order on one thread; beside the lines."""
     torch.set_num_threads(1)
     changes = dict.fromkeys(
         run.changes for section in plan.sections if section.name in sections for run in section.runs()
@@ -217,8 +236,9 @@ def measure_cost(plan: Plan, sections: Sequence[str], words: Sequence[str]) -> N
     with joined(torch.device("cpu")):
         steppers = {text: steps_of(plan, Run(text, 0), words) for text in changes}
         times: dict[str, list[float]] = {text: [] for text in changes}
+        order = random.Random(0)
         for turn in range(COST_TURNS + 1):
-            for text, steps in steppers.items():
+            for text, steps in order.sample(list(steppers.items()), len(steppers)):
                 started = time.perf_counter()
                 for _ in range(COST_STEPS):
                     next(steps)

@@ -8,8 +8,9 @@ pictures docs/assets/attention-*.svg, and the tables between their marks in docs
 
 import json
 import re
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -17,7 +18,6 @@ from typing import Any
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
-from scipy.stats import bootstrap
 
 from plan import RESULTS, Plan, Run, Section, load_lines, load_plan
 from tapadl.corruptions import CORRUPTIONS
@@ -38,6 +38,7 @@ MEASURES = {
 # What a row may change; other settings are the condition it is trained under.
 ROW_KEYS = ("tap.", "adl.", "study.")
 DRAWS = 2000
+ROWS = 4  # that a condition must have to be asked what goes with what
 # Okabe and Ito's, which all can tell apart; gray first.
 COLOURS = ("#6b6b6b", "#56b4e9", "#e69f00", "#0072b2", "#b0b0b0")
 
@@ -63,29 +64,45 @@ def errors(line: Mapping[str, Any]) -> dict[str, float]:
     return {name: 100 * value for name, value in found.items()}
 
 
-def interval(values: Sequence[float]) -> Interval:
-    """The mean of paired differences, and a percentile bootstrap over the seeds."""
-    if len(set(values)) == 1:
-        return (values[0],) * 3
-    found = bootstrap((values,), np.mean, n_resamples=9999, method="percentile", rng=0)
-    low, high = found.confidence_interval
-    return fmean(values), float(low), float(high)
+def comparisons(lines: Lines, plan: Plan, name: str) -> dict[tuple[str, str, str], list[float]]:
+    """Every row minus the one it stands against, seed by seed, where both were trained."""
+    found = {}
+    for section in plan.sections:
+        for condition, row in product(section.conditions, section.rows):
+            pairs = [
+                (
+                    lines.get(section.run(condition, row, seed)),
+                    lines.get(section.run(condition, section.against, seed)),
+                )
+                for seed in range(section.seeds)
+            ]
+            own = [errors(one)[name] - errors(base)[name] for one, base in pairs if one and base]
+            if own and row != section.against:
+                found[section.name, condition, row] = own
+    return found
 
 
-def difference(lines: Lines, section: Section, condition: str, row: str, name: str) -> Interval | None:
-    """A row minus the one it stands against, seed by seed; None while there are no such pairs."""
-    pairs = [
-        (
-            lines.get(section.run(condition, row, seed)),
-            lines.get(section.run(condition, section.against, seed)),
-        )
-        for seed in range(section.seeds)
-    ]
-    found = [errors(one)[name] - errors(base)[name] for one, base in pairs if one and base]
-    return interval(found) if found else None
+def intervals(differences: Mapping[Any, Sequence[float]]) -> dict[Any, Interval]:
+    """The mean of each, and its 95 % bootstrap interval.
+
+    Three seeds say little of their own spread. What is drawn, as often as there are seeds, comes from the
+    deviations of all comparisons from their means, scaled for the mean that each has lost.
+    """
+    deviations = {
+        tuple(own): np.sqrt(len(own) / (len(own) - 1)) * (np.array(own) - fmean(own))
+        for own in differences.values()
+        if len(own) > 1
+    }
+    pool = np.concatenate(list(deviations.values())) if deviations else np.zeros(1)
+    found = {}
+    for key, own in differences.items():
+        drawn = np.random.default_rng(0).choice(pool, (DRAWS, len(own))).mean(axis=1)
+        low, high = np.quantile(drawn, [0.025, 0.975])
+        found[key] = (fmean(own), fmean(own) - float(high), fmean(own) - float(low))
+    return found
 
 
-def table(lines: Lines, cost: Mapping[str, float], section: Section) -> str:
+def table(lines: Lines, cost: Mapping[str, float], section: Section, apart: Mapping[Any, Interval]) -> str:
     """Markdown: a row of errors, then its difference to the row it stands against."""
     columns = ("clean", "corrupted", *GROUPS)
     head = ["", *columns, f"corrupted - {section.against}", "parameters", "step"]
@@ -104,11 +121,11 @@ def table(lines: Lines, cost: Mapping[str, float], section: Section) -> str:
                 continue
             found = [errors(line) for line in own]
             cells = [_spread([one[name] for one in found]) for name in columns]
-            apart = difference(lines, section, condition, row, "corrupted")
-            cells.append("" if row == section.against or apart is None else _shown(apart))
+            difference = apart.get((section.name, condition, row))
+            cells.append("" if difference is None else _shown(difference))
             cells.append(f"{own[0]['parameters']:,}")
             ms = cost.get(section.run(condition, row, 0).changes)
-            cells.append("" if ms is None or base_cost is None else f"{ms / base_cost:.2f} x")
+            cells.append("" if ms is None or base_cost is None else f"{ms / base_cost:.1f} x")
             text.append(f"| {row} | {' | '.join(cells)} |")
     return "\n".join(text)
 
@@ -129,59 +146,97 @@ def condition_of(changes: Mapping[str, Any]) -> str:
     )
 
 
-class Prediction:
-    """Whether a number of the attention tells the corruption error once the clean error is known.
-
-    All are taken relative to the mean of a group, then what the clean error explains by a line is taken out
-    of both; what is left is correlated. The interval draws whole rows of the study, all seeds of one at once.
+@dataclass(frozen=True)
+class Sample:
+    """Numbers of the attention beside the errors: of rows, or of the seeds within rows.
 
     Args:
-        lines: The runs.
-        within: "condition", runs of one data set, length and model against one another; or "row", the seeds
-            of one row against one another.
+        conditions: Of each, a number.
+        rows: Of each, a number; all of a row are drawn at once.
+        values: "clean", "corrupted" and each of `MEASURES`, in standard deviations of a condition.
+        names: Of the rows, as changes.
     """
 
-    def __init__(self, lines: Sequence[Mapping[str, Any]], within: str) -> None:
-        group: Callable[[Mapping[str, Any]], str] = (
-            (lambda line: condition_of(line["changes"]))
-            if within == "condition"
-            else (lambda line: json.dumps(line["changes"], sort_keys=True))
-        )
-        by_group = defaultdict(list)
-        for line in lines:
-            by_group[group(line)].append(line)
-        kept = [line for own in by_group.values() if len(own) > 1 for line in own]
-        self.groups = np.unique([group(line) for line in kept], return_inverse=True)[1]
-        rows = [json.dumps(line["changes"], sort_keys=True) for line in kept]
-        self.rows = np.unique(rows, return_inverse=True)[1]
-        self.clean = np.array([errors(line)["clean"] for line in kept])
-        self.corrupted = np.array([errors(line)["corrupted"] for line in kept])
-        self.measured = {name: np.array([line["attention"][name] for line in kept]) for name in MEASURES}
+    conditions: np.ndarray
+    rows: np.ndarray
+    values: Mapping[str, np.ndarray]
+    names: Sequence[str]
 
-    def residuals(self, measure: str, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """What the clean error leaves of the measure and of the corruption error."""
-        groups = self.groups[chosen]
+    @classmethod
+    def of(cls, lines: Lines, *, within_rows: bool = False, without_losses: bool = False) -> "Sample":
+        """Rows, each the mean over its seeds; or what is left of runs without the means of row and seed.
+
+        Args:
+            lines: The runs; conditions with fewer than `ROWS` rows are left out, there is nothing to relate.
+            within_rows: Seeds against one another, what rows differ in taken out, and what all rows have in
+                common with the same seed, such as its weights and its order of images.
+            without_losses: Leave out rows with ADL or another loss, which act on what is measured.
+        """
+        by_condition: dict[str, dict[str, dict[int, Mapping[str, Any]]]] = {}
+        for run, line in lines.items():
+            changes = json.loads(run.changes)
+            if not (without_losses and acts_on_attention(changes)):
+                by_row = by_condition.setdefault(condition_of(changes), {})
+                by_row.setdefault(run.changes, {})[run.seed] = line
+        parts = []
+        for by_row in by_condition.values():
+            seeds = sorted(set.intersection(*(set(by_seed) for by_seed in by_row.values())))
+            if len(by_row) < ROWS or not seeds or (within_rows and len(seeds) < 2):
+                continue
+            # rows, seeds, clean error and corruption error and measures
+            cube = np.array([[_numbers(by_seed[seed]) for seed in seeds] for by_seed in by_row.values()])
+            means = cube.mean(axis=1, keepdims=True)
+            if within_rows:
+                left = cube - means - cube.mean(axis=0, keepdims=True) + cube.mean(axis=(0, 1))
+            else:
+                left = means - means.mean(axis=0)
+            parts.append((list(by_row), left / np.maximum(left.std(axis=(0, 1)), 1e-12)))
+        stacked = [left.reshape(-1, left.shape[-1]) for _, left in parts]
+        names = [name for own, _ in parts for name in own]
+        every = [left.shape[1] for own, left in parts for _ in own]
+        return cls(
+            conditions=np.repeat(np.arange(len(parts)), [len(left) for left in stacked]),
+            rows=np.repeat(np.arange(len(names)), every),
+            values=dict(zip(("clean", "corrupted", *MEASURES), np.concatenate(stacked).T, strict=True)),
+            names=names,
+        )
+
+    def residuals(self, measure: str, chosen: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """What a line of the clean error leaves of the measure and of the corruption error."""
+        whole = np.arange(len(self.rows)) if chosen is None else chosen
+        conditions = self.conditions[whole]
         clean, *others = (
-            _centred(values[chosen], groups)
-            for values in (self.clean, self.measured[measure], self.corrupted)
+            _centred(self.values[name][whole], conditions) for name in ("clean", measure, "corrupted")
         )
         size = float(clean @ clean)
-        left = [values - clean * float(clean @ values) / size for values in others]
+        left = [values - clean * float(clean @ values) / size if size else values for values in others]
         return left[0], left[1]
 
     def correlation(self, measure: str) -> Interval:
-        """Partial correlation, -1 to 1, with its interval."""
-        whole = np.arange(len(self.rows))
+        """Partial correlation, -1 to 1, and a bootstrap over the rows of each condition."""
         generator = np.random.default_rng(0)
-        places = [np.flatnonzero(self.rows == row) for row in range(self.rows.max() + 1)]
+        places = [np.flatnonzero(self.rows == row) for row in range(len(self.names))]
+        together = [
+            np.unique(self.rows[self.conditions == condition]) for condition in np.unique(self.conditions)
+        ]
         drawn = []
         for _ in range(DRAWS):
-            chosen = np.concatenate(
-                [places[row] for row in generator.integers(len(places), size=len(places))]
+            rows = [row for own in together for row in generator.choice(own, len(own))]
+            drawn.append(
+                _correlation(*self.residuals(measure, np.concatenate([places[row] for row in rows])))
             )
-            drawn.append(_correlation(*self.residuals(measure, chosen)))
         low, high = np.nanquantile(drawn, [0.025, 0.975])
-        return _correlation(*self.residuals(measure, whole)), float(low), float(high)
+        return _correlation(*self.residuals(measure)), float(low), float(high)
+
+
+def acts_on_attention(changes: Mapping[str, Any]) -> bool:
+    """Whether a loss of the attention was trained with."""
+    return changes.get("adl.enabled", True) or "study.regulariser" in changes
+
+
+def _numbers(line: Mapping[str, Any]) -> list[float]:
+    found = errors(line)
+    return [found["clean"], found["corrupted"], *(line["attention"][name] for name in MEASURES)]
 
 
 def _centred(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
@@ -194,15 +249,24 @@ def _correlation(first: np.ndarray, second: np.ndarray) -> float:
     return float(first @ second) / scale if scale else float("nan")
 
 
+VIEWS: Mapping[str, Mapping[str, bool]] = {
+    "rows": {},
+    "rows without a loss on attention": {"without_losses": True},
+    "seeds of a row": {"within_rows": True},
+}
+"""What is set against one another."""
+
+
 def predictions(lines: Lines) -> dict[str, Any]:
-    """Every measure, between the rows of a condition and between the seeds of a row."""
+    """Every measure, in each view."""
     found: dict[str, Any] = {}
-    for within in ("condition", "row"):
-        prediction = Prediction(list(lines.values()), within)
-        found[within] = {
-            "runs": len(prediction.rows),
+    for view, how in VIEWS.items():
+        sample = Sample.of(lines, **how)
+        found[view] = {
+            "rows": len(sample.names),
+            "runs": len(sample.rows),
             "partial_correlation": {
-                name: [round(value, 4) for value in prediction.correlation(name)] for name in MEASURES
+                name: [round(value, 4) for value in sample.correlation(name)] for name in MEASURES
             },
         }
     return found
@@ -210,13 +274,11 @@ def predictions(lines: Lines) -> dict[str, Any]:
 
 def prediction_table(found: Mapping[str, Any]) -> str:
     """Markdown of `predictions`."""
-    heads = [
-        f"between rows, {found['condition']['runs']} runs",
-        f"between seeds, {found['row']['runs']} runs",
-    ]
-    text = [f"| partial correlation with the corruption error | {' | '.join(heads)} |", "|---|---:|---:|"]
+    heads = [f"{view} ({own['rows']} rows)" for view, own in found.items()]
+    text = [f"| partial correlation with the corruption error | {' | '.join(heads)} |"]
+    text.append(f"|---|{'---:|' * len(heads)}")
     for name, label in MEASURES.items():
-        cells = (found[within]["partial_correlation"][name] for within in ("condition", "row"))
+        cells = (own["partial_correlation"][name] for own in found.values())
         shown = (f"{mean:+.2f} ({low:+.2f} to {high:+.2f})" for mean, low, high in cells)
         text.append(f"| {label} | {' | '.join(shown)} |")
     return "\n".join(text)
@@ -229,13 +291,10 @@ def draw_differences(lines: Lines, plan: Plan, path: Path) -> None:
     places: list[float] = []
     place = 0.0
     heads: list[tuple[float, str]] = []
+    apart = {name: intervals(comparisons(lines, plan, name)) for name in points}
     for section in plan.sections:
         for condition in section.conditions:
-            rows = [
-                row
-                for row in section.rows
-                if row != section.against and difference(lines, section, condition, row, "clean")
-            ]
+            rows = [row for row in section.rows if (section.name, condition, row) in apart["clean"]]
             if not rows:
                 continue
             heads.append((place, section.title + (f": {condition}" if condition else "")))
@@ -244,9 +303,7 @@ def draw_differences(lines: Lines, plan: Plan, path: Path) -> None:
                 labels.append(row)
                 places.append(place)
                 for name, own in points.items():
-                    found = difference(lines, section, condition, row, name)
-                    assert found is not None
-                    own.append(found)
+                    own.append(apart[name][section.name, condition, row])
                 place += 1
             place += 0.6
     figure, axis = plt.subplots(figsize=(8.5, 0.19 * place + 0.9), constrained_layout=True)
@@ -293,20 +350,27 @@ def draw_curves(lines: Lines, section: Section, path: Path) -> None:
 
 
 def draw_predictions(lines: Lines, path: Path) -> None:
-    """What the clean error leaves of ADL value, stability and corruption error, a point a run."""
-    prediction = Prediction(list(lines.values()), "condition")
-    figure, axes = plt.subplots(1, 2, figsize=(8.5, 3.4), sharey=True, constrained_layout=True)
+    """What the clean error leaves of ADL value, stability and corruption error, a point a row."""
+    sample = Sample.of(lines)
+    with_loss = np.array([acts_on_attention(json.loads(name)) for name in sample.names])
+    figure, axes = plt.subplots(1, 2, figsize=(8.5, 3.6), sharey=True, constrained_layout=True)
     for axis, name in zip(axes, ("overlap", "stability"), strict=True):
-        measured, left = prediction.residuals(name, np.arange(len(prediction.rows)))
-        axis.scatter(measured, left, s=9, c="#0072b2", alpha=0.6, linewidths=0)
+        measured, left = sample.residuals(name)
+        for chosen, colour, marker, label in (
+            (~with_loss, "#e69f00", "o", "no loss on attention"),
+            (with_loss, "#0072b2", "^", "ADL or another loss"),
+        ):
+            style = {"s": 22, "c": colour, "marker": marker, "alpha": 0.8, "linewidths": 0}
+            axis.scatter(measured[chosen], left[chosen], label=label, **style)
         axis.set_xlabel(MEASURES[name])
         axis.set_title(f"partial correlation {_correlation(measured, left):+.2f}", fontsize=10)
         axis.axhline(0, color="#6b6b6b", linewidth=0.8)
         axis.axvline(0, color="#6b6b6b", linewidth=0.8)
         axis.grid(color="#00000012")
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0].set_ylabel("corruption error, points")
-    figure.supxlabel("each less what the clean error of the run explains", fontsize=9)
+    axes[0].set_ylabel("corruption error")
+    axes[0].legend(frameon=False, fontsize=8)
+    figure.supxlabel("in standard deviations, less what the clean error explains", fontsize=9)
     _save(figure, path)
 
 
@@ -326,7 +390,8 @@ def with_tables(text: str, tables: Mapping[str, str]) -> str:
 def tables(lines: Lines, plan: Plan) -> dict[str, str]:
     """Every table of the document."""
     cost = load_cost(plan.name)
-    found = {section.name: table(lines, cost, section) for section in plan.sections}
+    apart = intervals(comparisons(lines, plan, "corrupted"))
+    found = {section.name: table(lines, cost, section, apart) for section in plan.sections}
     return found | {"prediction": prediction_table(json.loads((RESULTS / "prediction.json").read_text()))}
 
 

@@ -45,6 +45,22 @@ def test_every_row_of_a_plan_is_a_setting_that_training_knows(folder, name):
             )
 
 
+def test_weights_of_the_other_losses_pull_as_hard_as_adl_and_three_times_as_hard(folder, request):
+    from plan import load_plan
+
+    content = (request.config.rootpath / "results" / "attention" / "weights.json").read_text()
+    measured = {name: row["weight"] for name, row in json.loads(content).items() if name != "ADL"}
+    plan = load_plan(folder / "fashion_mnist.yaml")
+    (section,) = (section for section in plan.sections if section.name == "regularisers")
+    given: dict[str, list[float]] = {}
+    for row, changes in section.rows.items():
+        if "study.regulariser" in changes:
+            assert row == f"{changes['study.regulariser']}, weight {changes['study.weight']:g}"
+            given.setdefault(changes["study.regulariser"], []).append(changes["study.weight"])
+    rounded = {name: float(f"{weight:.1g}") for name, weight in measured.items()}
+    assert given == {name: pytest.approx([weight, 3 * weight]) for name, weight in rounded.items()}
+
+
 def test_runs_that_two_tables_share_are_done_once(folder):
     from plan import load_plan
     from study import missing
@@ -70,15 +86,23 @@ def as_tap(pooling, grid_size=(5, 6), prefix=2):
 def test_the_same_averages_and_learned_kernels_at_the_start_are_tap(folder):
     from poolings import POOLINGS, Pooling, averages
 
-    for pooling in (Pooling(8, averages(1, 2, 3)), POOLINGS["learned kernels"](8)):
+    for pooling in (
+        Pooling(8, averages(1, 2, 3)),
+        POOLINGS["learned kernels"](8),
+        Pooling(8, averages(1), 1),
+    ):
         torch.testing.assert_close(*as_tap(pooling))
-    torch.testing.assert_close(*as_tap(POOLINGS["only dilation 1"](8)))
     for name in ("growing kernels", "only dilation 2", "equal weights", "maximum"):
         ours, tap = as_tap(POOLINGS[name](8))
         assert ours.shape == tap.shape
         assert not torch.allclose(ours, tap)
         torch.testing.assert_close(ours[:, :2], tap[:, :2])
     assert not list(POOLINGS["equal weights"](8).parameters())
+    torch.manual_seed(0)
+    learned = POOLINGS["learned kernels"](8).dilation_predictor.state_dict()
+    torch.manual_seed(0)
+    tap = TokenAwareAveragePooling(8, 4).dilation_predictor.state_dict()
+    assert all(torch.equal(learned[name], tap[name]) for name in tap)  # of a seed, the same start
 
 
 def test_growing_kernels_are_means_over_larger_squares(folder):
@@ -105,10 +129,12 @@ def test_losses_are_largest_where_all_queries_attend_alike(folder):
     ).model
     alike = torch.zeros(2, 6, 6)
     alike[..., 0] = 1.0
-    apart = torch.eye(6).expand(2, 6, 6)
+    apart, flat = torch.eye(6).expand(2, 6, 6), torch.full((2, 6, 6), 1 / 6)
     for name, kind in REGULARISERS.items():
         loss = kind(model)
         assert loss.of_map(alike) > loss.of_map(apart), name
+        # flat rows are alike: only the distance to the nearest one says so
+        assert (loss.of_map(flat) > loss.of_map(apart)) == (name == "nearest row")
         model(torch.randn(2, 3, 32, 32))
         loss().backward()
         loss.close()
@@ -141,33 +167,84 @@ def fabricated(plan, noise=0.002):
                 for name, corruption in CORRUPTIONS.items()
                 if corruption.in_mce
             },
-            "attention": {"overlap": overlap, "cosine": 1.0, "stability": draws.random()}
-            | {name: draws.random() for name in ("gini", "effective_keys", "divergence")},
+            "attention": {"overlap": overlap, "stability": draws.random()}
+            | {name: draws.random() for name in ("cosine", "gini", "effective_keys", "divergence")},
         }
     return lines
 
 
 def test_what_decides_the_corruption_error_is_found_and_what_does_not_is_not(folder):
     from plan import load_plan
-    from summary import Prediction
+    from summary import VIEWS, Sample
 
-    lines = list(fabricated(load_plan(folder / "fashion_mnist.yaml")).values())
-    for within in ("condition", "row"):
-        prediction = Prediction(lines, within)
-        mean, low, high = prediction.correlation("overlap")
+    lines = fabricated(load_plan(folder / "fashion_mnist.yaml"))
+    for how in VIEWS.values():
+        sample = Sample.of(lines, **how)
+        mean, low, high = sample.correlation("overlap")
         assert 0.95 < low <= mean <= high <= 1
-        _, low, high = prediction.correlation("stability")
+        _, low, high = sample.correlation("stability")
         assert low < 0 < high
+
+
+def test_what_is_true_of_seeds_alone_does_not_speak_for_rows(folder):
+    """Simpson's paradox: more overlap goes with less error from row to row, with more from seed to seed."""
+    from plan import load_plan
+    from summary import Sample
+
+    lines = fabricated(load_plan(folder / "fashion_mnist.yaml"), noise=0.0)
+    draws = random.Random(1)
+    of_row = {run.changes: draws.random() for run in lines}
+    for run, line in lines.items():
+        of_seed = draws.gauss(0, 0.1)
+        line["attention"]["overlap"] = of_row[run.changes] + of_seed
+        added = -of_row[run.changes] + 5 * of_seed
+        line["corruption_error"] = dict.fromkeys(line["corruption_error"], 0.3 + 0.1 * added)
+    assert Sample.of(lines).correlation("overlap")[0] < -0.5
+    assert Sample.of(lines, within_rows=True).correlation("overlap")[0] > 0.95
+
+
+def test_rows_with_a_loss_on_attention_can_be_left_out_and_small_conditions_are(folder):
+    from plan import load_plan
+    from summary import Sample, acts_on_attention
+
+    plan = load_plan(folder / "fashion_mnist.yaml")
+    every, without = (
+        Sample.of(fabricated(plan), without_losses=without_losses) for without_losses in (False, True)
+    )
+    assert any(acts_on_attention(json.loads(name)) for name in every.names)
+    assert without.names
+    assert not any(acts_on_attention(json.loads(name)) for name in without.names)
+    # the plain model alone was trained for as long as TAP + ADL takes
+    assert not any(json.loads(name).get("training.epochs") == 22 for name in every.names)
+
+
+def test_an_interval_of_three_seeds_knows_the_spread_of_all_comparisons(folder):
+    from summary import intervals
+
+    differences = {"calm": [1.0, 1.0, 1.0], "wild": [0.0, 4.0, -4.0], "one": [2.0]}
+    found = intervals(differences)
+    for key, own in differences.items():
+        mean, low, high = found[key]
+        assert mean == pytest.approx(sum(own) / len(own))
+        assert low < mean < high
+    assert found["one"][2] - found["one"][1] > found["calm"][2] - found["calm"][1]
+    # deviations scaled for the mean they have lost: the exact spread of a mean of three
+    pooled = [0.0] * 3 + [(3 / 2) ** 0.5 * value for value in (0.0, 4.0, -4.0)]
+    spread = (sum(value**2 for value in pooled) / 6 / 3) ** 0.5
+    assert found["calm"][2] - 1 == pytest.approx(1.96 * spread, rel=0.25)
 
 
 def test_tables_and_pictures_are_made_of_the_lines(folder, tmp_path):
     from plan import load_plan
     from summary import (
-        difference,
+        comparisons,
         draw_curves,
         draw_differences,
         draw_predictions,
         errors,
+        intervals,
+        prediction_table,
+        predictions,
         table,
         with_tables,
     )
@@ -178,24 +255,41 @@ def test_tables_and_pictures_are_made_of_the_lines(folder, tmp_path):
     tap, plain = (
         [errors(lines[main.run("", row, seed)])["corrupted"] for seed in range(5)] for row in ("TAP", "plain")
     )
-    apart = [one - other for one, other in zip(tap, plain, strict=True)]
-    mean, low, high = difference(lines, main, "", "TAP", "corrupted")
-    assert mean == pytest.approx(sum(apart) / 5)
-    assert min(apart) <= low < mean < high <= max(apart)
+    apart = comparisons(lines, plan, "corrupted")
+    assert apart["main", "", "TAP"] == pytest.approx(
+        [one - other for one, other in zip(tap, plain, strict=True)]
+    )
     cost = {main.run("", row, 0).changes: ms for row, ms in (("plain", 20.0), ("TAP", 30.0))}
-    shown = table(lines, cost, main)
+    shown = table(lines, cost, main, intervals(apart))
     assert (
         f"| TAP | {sum(errors(lines[main.run('', 'TAP', seed)])['clean'] for seed in range(5)) / 5:.1f} ±"
         in shown
     )
-    assert "1.50 x |" in shown
+    assert "1.5 x |" in shown
     text = "before\n<!-- table main -->\nold\n<!-- end -->\nafter"
     assert with_tables(text, {"main": shown}) == text.replace("old", shown)
+    found = predictions(lines)
+    first = found["rows"]["partial_correlation"]["overlap"][0]
+    assert f"| ADL value (overlap, tau 2) | {first:+.2f} (" in prediction_table(found)
     draw_differences(lines, plan, tmp_path / "differences.svg")
     draw_predictions(lines, tmp_path / "prediction.svg")
     draw_curves(lines, main, tmp_path / "curves.svg")
     assert len(list(tmp_path.iterdir())) == 3
     assert {path.suffix for path in tmp_path.iterdir() if path.stat().st_size > 1000} == {".svg"}
+
+
+def test_other_settings_for_every_run_are_refused(folder, monkeypatch, tmp_path):
+    import study
+    from plan import load_plan
+
+    monkeypatch.setattr("plan.RESULTS", tmp_path)
+    plan = load_plan(folder / "fashion_mnist.yaml")
+    study.check_words(plan, ["--training.batch_size=2"])
+    line = {"changes": {}, "seed": 0, "words": ["--training.batch_size=2"]}
+    (tmp_path / "fashion_mnist.jsonl").write_text(json.dumps(line) + "\n")
+    study.check_words(plan, ["--training.batch_size=2"])
+    with pytest.raises(SystemExit, match=r"batch_size=2, got none; give those, or copy the plan"):
+        study.check_words(plan, [])
 
 
 def test_a_run_trains_measures_and_is_a_line(folder, tmp_path):
