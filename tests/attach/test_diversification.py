@@ -253,6 +253,23 @@ def test_an_interrupt_inside_an_attention_leaves_the_loss_in_order(make_vit, ima
     assert torch._C._len_torch_function_stack() == 0
 
 
+def test_a_softmax_with_named_arguments_is_heard(make_vit, images):
+    model = make_vit()
+    for block in model.blocks:
+        block.attn.fused_attn = False
+    loss = tapadl.AttentionDiversificationLoss(model)
+    model(images)
+    expected = loss()
+
+    def named(self, dim):
+        return torch.softmax(input=self, dim=dim)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.Tensor, "softmax", named)
+        model(images)
+    torch.testing.assert_close(loss(), expected)
+
+
 def test_a_softmax_over_another_axis_is_not_a_map(make_vit, images):
     model = make_vit()
     with tapadl.AttentionDiversificationLoss(model, blocks=[0]) as diversification:

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from tapadl import cli
 from tapadl.evaluation.benchmark_result import BenchmarkResult, EvaluationResult
+from tapadl.evaluation.loading import load_model
 from tapadl.evaluation.plan import Cell
 from tapadl.evaluation.record import Record
 from tapadl.evaluation.weights import state_sha256
@@ -292,3 +293,46 @@ def test_evaluation_reads_what_was_written(released, tmp_path, monkeypatch, targ
     assert cli.main([*again, "--model", NAME, "--result", "out/result.json"]) == 0
     error = 100 * result.metrics("folder")["error"]
     assert f"| folder error (%) | {error:.2f} |" in (tmp_path / "shared" / "README.md").read_text()
+
+
+def test_what_training_says_of_the_model_stays_with_it(released, tmp_path, capsys):
+    _, model = released
+    config = {
+        "architecture": NAME,
+        "num_classes": 5,
+        "pretrained_cfg": model.pretrained_cfg | {"mean": [0.1, 0.2, 0.3], "num_classes": 5},
+        "model_args": {"img_size": 192},
+    }
+    ours = tmp_path / "ours.safetensors"
+    facts = {"config": json.dumps(config), "tap_temperature": "1.0"}
+    save_file(model.state_dict(), ours, facts)
+    for target in ("again.safetensors", "folder"):
+        assert cli.main(["convert", str(ours), str(tmp_path / target), "--model", NAME]) == 0
+        assert load_model(str(tmp_path / target)).preprocessing.mean == (0.1, 0.2, 0.3)
+    assert '"' not in (tmp_path / "folder" / "README.md").read_text().split("```")[0]
+
+    save_file(model.state_dict(), ours, facts | {"tap_temperature": "2.0"})
+    words = ["convert", str(ours), str(tmp_path / "hot.safetensors"), "--model", NAME]
+    assert cli.main(words) == 0
+    assert metadata_of(tmp_path / "hot.safetensors")["tap_temperature"] == "2.0"
+    capsys.readouterr()
+    assert cli.main(["convert", str(ours), str(tmp_path / "hot"), "--model", NAME]) == 1
+    assert "a .safetensors file for TAP of temperature 2.0" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_replaced_is_still_there(released, tmp_path, monkeypatch):
+    path, _ = released
+    words = ["convert", str(path), str(tmp_path / "out"), "--model", NAME, "--overwrite"]
+    assert cli.main(words) == 0
+    before = sorted(file.name for file in (tmp_path / "out").iterdir())
+    rename = Path.rename
+
+    def full(self, target):
+        if self.name.endswith(".tmp"):
+            raise OSError(28, "No space left on device")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", full)
+    assert cli.main(words) == 1
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == before

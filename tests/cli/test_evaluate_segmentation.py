@@ -126,6 +126,12 @@ def test_predictions_are_masks_named_like_the_images(folder, capsys):
     for index in range(4):
         mask = np.array(Image.open(f"out/predictions/segmentation-folder/clean/{index}.png"))
         assert np.array_equal(mask, np.array(Image.open(f"scenes/val/masks/{index}.png")))
+    # killed while it wrote, and started again
+    Path("out/result.json").unlink()
+    half_written = Path("out/predictions/segmentation-folder/clean/.0.png.7.tmp")
+    half_written.write_bytes(b"half")
+    assert evaluate("--predictions", benchmark="segmentation-folder") == 0
+    assert not half_written.exists()
     assert evaluate("--overwrite", benchmark="segmentation-folder") == 1
     assert "found those of an earlier evaluation" in capsys.readouterr().err
 

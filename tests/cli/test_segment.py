@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from tapadl.cli import main
+from tapadl.data.image_file import read_image
 
 MODEL = """
 import torch
@@ -113,13 +114,33 @@ def test_partly_finished_folder_goes_on_where_it_was():
     for name in "abc":
         write(f"photos/{name}.png")
     assert segment("photos", "out") == 0
-    Path("out/classes.json").unlink()
+    Path("out/.finished").unlink()
     Path("out/overlays/b.jpg").unlink()
     assert segment("photos", "out") == 0
     assert len(calls()) == 1
     assert Path("out/overlays/b.jpg").exists()
-    Path("out/classes.json").unlink()
+    Path("out/.finished").unlink()
     assert segment("photos", "out", "--flip") == 1
+
+
+def test_a_picture_that_could_not_be_read_for_a_while_is_done_by_the_same_command(monkeypatch, capsys):
+    for name in "ab":
+        write(f"photos/{name}.png")
+
+    def unreadable(path):
+        if path.name == "a.png":
+            raise OSError(f"could not read {path}")
+        return read_image(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tapadl.tasks.segmentation.pictures.read_image", unreadable)
+        assert segment("photos", "out") == 1
+    assert Path("out/classes.json").exists()
+    assert segment("photos", "out") == 0
+    assert len(calls()) == 1
+    assert {path.name for path in Path("out/masks").iterdir()} == {"a.png", "b.png"}
+    assert segment("photos", "out") == 1
+    assert "holds a finished segmentation" in capsys.readouterr().err
 
 
 def test_pictures_that_do_not_decode_are_named_and_the_others_done(capsys):
@@ -135,7 +156,7 @@ def test_results_inside_of_the_folder_of_pictures_are_no_pictures():
     for name in "abc":
         write(f"{name}.png")
     assert segment(".", "out") == 0
-    Path("out/classes.json").unlink()  # as if it had been killed
+    Path("out/.finished").unlink()  # as if it had been killed
     Path("out/masks/b.png").unlink()
     Path("out/masks/.b.png.7.tmp").write_bytes(b"half")
     assert segment(".", "out") == 0
@@ -147,7 +168,7 @@ def test_a_picture_that_was_replaced_is_another_job(capsys):
     for name in "ab":
         write(f"photos/{name}.bmp")
     assert segment("photos", "out") == 0
-    Path("out/classes.json").unlink()
+    Path("out/.finished").unlink()
     size = Path("photos/a.bmp").stat().st_size
     Image.new("RGB", (20, 12)).save("photos/a.bmp")
     assert Path("photos/a.bmp").stat().st_size == size

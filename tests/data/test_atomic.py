@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from tapadl.data.atomic import write_atomically
+from tapadl.data.atomic import remove_half_written, write_atomically
 
 
 def test_file_is_replaced_and_nothing_is_left_beside_it(tmp_path):
@@ -50,3 +50,15 @@ def test_pieces_become_one_file_and_an_error_on_the_way_leaves_the_old_one(tmp_p
         write_atomically(path, pieces())
     assert path.read_bytes() == b"one two"
     assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_what_a_kill_left_half_written_is_taken_away_and_nothing_else(tmp_path):
+    names = [".a.png.17.tmp", "deep/.b.txt.3.tmp"]
+    kept = ["a.png", ".own.tmp", "deep/b.17.tmp", ".hidden"]
+    for name in (*names, *kept):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x")
+    remove_half_written(tmp_path)
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == set(kept)
+    remove_half_written(tmp_path / "missing")

@@ -121,6 +121,13 @@ def test_a_report_holds_every_corruption_and_severity_in_batches_of_any_size(mak
     assert by_severity.shape == (2, 2)
 
 
+def test_what_is_named_twice_counts_once(make_model):
+    watched = make_model("demo", count=2)
+    report = measure_stability(watched.model, watched.images, ["fog", "fog"], [1, 3, 1])
+    assert [(cell.corruption, cell.severity) for cell in report.corruptions] == [("fog", 1), ("fog", 3)]
+    report.plot()
+
+
 @pytest.mark.parametrize(
     ("corruptions", "severities", "message"),
     [([], [1], "at least one corruption"), ("fog", [1], "lists of at least"), (["fog"], [], "and severity"),

@@ -14,6 +14,15 @@ import tapadl
 from tapadl.evaluation.loading import load_model
 from tapadl.evaluation.preprocessing import Preprocessing
 from tapadl.evaluation.weights import weights_sha256
+from tapadl.tasks.classification.recipe import ClassificationRecipe
+from tapadl.training.parallel import joined
+from tapadl.training.settings import (
+    AugmentationSettings,
+    DataSettings,
+    ModelSettings,
+    Settings,
+    TapSettings,
+)
 
 IMAGES = torch.randn(2, 3, 160, 160, generator=torch.Generator().manual_seed(3))
 
@@ -524,3 +533,62 @@ def test_the_hash_does_not_depend_on_the_file(tmp_path):
     second = load_model("test_vit", checkpoint=save(vit(), tmp_path / "a.safetensors"))
     assert first.weights_sha256 == second.weights_sha256
     assert first.facts["checkpoint_sha256"] != second.facts["checkpoint_sha256"]
+
+
+def trained(tmp_path, settings):
+    """A file of weights as `tapadl train` writes it, and what was trained."""
+    with joined(torch.device("cpu")):
+        recipe = ClassificationRecipe.of(settings, torch.device("cpu"))
+    model = recipe.built.model.eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) / 9)
+    return save(model, tmp_path / "trained.safetensors", **recipe.facts()), recipe.built
+
+
+def small(**augmentation):
+    options = {"img_size": 28, "in_chans": 1, "depth": 2, "patch_size": 7, "embed_dim": 16, "num_heads": 2}
+    return Settings(
+        ModelSettings("vit_tiny_patch16_224", options=options),
+        DataSettings("embedded"),
+        tap=TapSettings(temperature=0.3),
+        augmentation=AugmentationSettings(**augmentation),
+    )
+
+
+def test_a_file_of_ones_own_training_is_shown_images_as_in_training(tmp_path):
+    path, built = trained(tmp_path, small(mean=(0.0,), std=(1.0,), crop_pct=1.0, interpolation="bilinear"))
+    loaded = load_model(str(path))
+    assert loaded.preprocessing == built.preprocessing
+    assert (loaded.preprocessing.mean, loaded.preprocessing.image_size) == ((0.0,), (28, 28))
+    images = torch.rand(2, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(loaded.model(images), built.model(images))
+    assert loaded.facts["architecture"] == "vit_tiny_patch16_224"
+    assert loaded.facts["tap"] == "in 2 blocks, 4 branches, temperature 0.3"
+
+
+def test_a_damaged_description_in_a_file_is_told(tmp_path):
+    path = save(vit(), tmp_path / "strange.safetensors", model_name="test_vit", config="[1")
+    with pytest.raises(ValueError, match=r"JSON in config\.json of strange\.safetensors, but it is damaged"):
+        load_model(str(path))
+
+
+def test_the_temperature_in_a_file_reaches_tap_that_is_built_in(tmp_path):
+    torch.manual_seed(0)
+    model = timm.create_model("tap_rvt_tiny", num_classes=5).eval()
+    path = save(model, tmp_path / "hot.safetensors", model_name="tap_rvt_tiny", tap_temperature="2")
+    images = torch.ones(1, 3, 32, 32)
+    cold = model(images)
+    for module in model.modules():
+        if isinstance(module, tapadl.TokenAwareAveragePooling):
+            module.temperature = 2.0
+    for loaded in (load_model(str(path)), load_model("tap_rvt_tiny", checkpoint=path)):
+        assert torch.equal(loaded.model(images), model(images))
+        assert not torch.equal(loaded.model(images), cold)
+
+
+@pytest.mark.parametrize("written", ["warm", "0", "-1", "nan", "inf"])
+def test_a_temperature_that_is_none_is_refused(tmp_path, written):
+    path = save(vit_with_tap(), tmp_path / "tap.safetensors", tap_temperature=written)
+    with pytest.raises(ValueError, match=r"a number above 0 as tap_temperature in tap\.safetensors"):
+        load_model("test_vit", checkpoint=path)

@@ -8,6 +8,7 @@ from torch import nn
 
 from tapadl.corruptions import corrupt
 from tapadl.data.embedded import EmbeddedImages
+from tapadl.evaluation.evaluate import job_of
 from tapadl.evaluation.loading import LoadedModel
 from tapadl.evaluation.plan import Cell, Part, units_of
 from tapadl.evaluation.preprocessing import Preprocessing
@@ -174,6 +175,13 @@ def test_attacks_hurt_and_stay_in_their_ball(images, loaded, tmp_path):
         for record in records([part], loaded, tmp_path, settings)[0]
     }
     assert right["clean"] > right["fgsm"] >= right["pgd"]
+
+
+def test_attacks_with_gradients_in_float16_are_refused(images, loaded):
+    plan = {"embedded": [Part(images, (Cell("clean"), Cell("fgsm")), "stored", attacks=("fgsm",))]}
+    job_of(loaded, plan, RunSettings(precision="bfloat16"))
+    with pytest.raises(ValueError, match="float32 or bfloat16 for attacks, got float16"):
+        job_of(loaded, plan, RunSettings(precision="float16"))
 
 
 def test_clock_is_told_where_the_time_went(images, loaded, tmp_path):

@@ -91,6 +91,12 @@ def test_sequences_score_as_the_metrics_say():
         assert shares["t5d"].mean() == pytest.approx(top5_distance(ranks, noise=noise))
 
 
+def test_long_films_are_counted_in_full():
+    logits = torch.eye(6)[torch.arange(601) % 2][None].repeat(1, 1, 1)
+    (flips,), (pairs,) = (score_sequences(Cell("tilt"), logits).items[name] for name in ("flips", "pairs"))
+    assert (flips, pairs) == (600, 600)
+
+
 def test_images_score_correct_and_calibrated():
     torch.manual_seed(0)
     logits, labels = torch.randn(50, 7), torch.randint(7, (50,))

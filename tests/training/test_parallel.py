@@ -8,6 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+import tapadl
+from tapadl.models.batch_norm import BatchNorm2d, SyncBatchNorm
 from tapadl.training.parallel import (
     _unused_part,
     distribute,
@@ -15,6 +17,7 @@ from tapadl.training.parallel import (
     joined,
     over_processes,
     share_buffers,
+    with_sync_batch_norm,
 )
 
 CPU = torch.device("cpu")
@@ -210,3 +213,30 @@ def test_the_number_of_processes_comes_from_torchrun(monkeypatch):
     with pytest.raises(ValueError, match="RANK"), joined(CPU):
         pass
     assert "RANK" not in os.environ
+
+
+def test_batch_norms_of_all_processes_keep_their_hooks_and_count_once():
+    model = nn.Sequential(nn.BatchNorm2d(3), BatchNorm2d(3), nn.Conv2d(3, 3, 1))
+    calls = []
+    handle = model[0].register_forward_pre_hook(lambda _module, _inputs: calls.append("before"))
+    model[1].register_forward_hook(
+        lambda _module, _inputs, kwargs, _output: calls.append("after"), with_kwargs=True
+    )
+    expected = model.eval()(images := torch.randn(2, 3, 4, 5))
+    calls.clear()
+    converted = with_sync_batch_norm(model)
+    assert isinstance(converted[0], nn.SyncBatchNorm)
+    assert isinstance(converted[1], SyncBatchNorm)
+    assert torch.equal(converted(images), expected)
+    assert calls == ["before", "after"]
+    handle.remove()
+    converted(images)
+    assert calls == ["before", "after", "after"]
+
+
+def test_tap_in_front_of_a_batch_norm_stays():
+    model = tapadl.attach_tap(timm.create_model("visformer_tiny", num_classes=3)).eval()
+    images = torch.randn(1, 3, 224, 224)
+    expected = model(images)
+    assert torch.equal(with_sync_batch_norm(model)(images), expected)
+    assert not torch.equal(tapadl.detach_tap(model)(images), expected)

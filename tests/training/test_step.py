@@ -174,6 +174,20 @@ def test_a_probe_leaves_no_gradient_behind(runs, one_process):
     assert model.weight.item() == -0.5
 
 
+def test_a_probe_does_not_count_its_images_in_batch_norms(runs, one_process):
+    counted = []
+    for probed in (False, True):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2))
+        stepper, _ = make_stepper(runs, model, Scripted([1.0], measured_steps=(0,), probed=probed))
+        batch = torch.randn(4, 1, 3, 3, generator=torch.Generator().manual_seed(1)), torch.zeros(4)
+        stepper.step([batch], images_of_step=4)
+        counted.append(model[1])
+    assert torch.equal(counted[0].running_mean, counted[1].running_mean)
+    assert counted[1].num_batches_tracked == 1
+    assert counted[1].momentum == 0.1
+
+
 class Drawing(Objective):
     """Reports what it draws, when it plans and when it runs."""
 

@@ -268,7 +268,7 @@ class _AttentionMode(TorchFunctionMode):
         return output
 
 
-def _dim(_scores: torch.Tensor, dim: int | None = None, *_: Any, **__: Any) -> int | None:
+def _dim(input: torch.Tensor, dim: int | None = None, *_: Any, **__: Any) -> int | None:
     return dim
 
 

@@ -16,7 +16,7 @@ def recomputing() -> bool:
 
 
 @contextmanager
-def statistics_left_alone(batch_norm: nn.BatchNorm2d) -> Iterator[None]:
+def statistics_left_alone(batch_norm: nn.modules.batchnorm._BatchNorm) -> Iterator[None]:
     """A batch norm that does not count a batch again which it counted in the forward."""
     # Not track_running_stats: checkpointing demands that the same tensors are saved as in the forward.
     momentum, counted = batch_norm.momentum, batch_norm.num_batches_tracked

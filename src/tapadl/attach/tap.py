@@ -194,7 +194,8 @@ def attach_tap(
     state_dict stay. Blocks that have TAP already are left alone. Build the optimizer afterwards.
 
     Args:
-        model: A timm VisionTransformer, a module that holds one, or a model with `attention_sites()`.
+        model: A vision transformer of timm, torchvision or transformers, a module that holds one, or a model
+            with `attention_sites()`.
         num_branches: K; branch 0 is the token itself, branch d its 3 x 3 neighbourhood at dilation d.
         temperature: Divides the logits of the branch weights.
         init: `"paper"`, or `"identity"` for a pretrained model: its output does not change by one bit at

@@ -1,7 +1,6 @@
 """`tapadl evaluate`."""
 
 import argparse
-import os
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -176,7 +175,7 @@ def run(arguments: argparse.Namespace) -> int:
     from tapadl.evaluation.report import write_report
     from tapadl.evaluation.run import run_plan
 
-    workers = arguments.workers if arguments.workers is not None else _spare_cores()
+    workers = arguments.workers if arguments.workers is not None else processes.spare_cores()
     if workers < 0:
         raise ValueError(f"expected --workers of at least 0, got {workers}")
     if arguments.task == "segmentation":
@@ -308,7 +307,3 @@ def _roots(arguments: argparse.Namespace) -> dict[str, Path]:
             f"{', '.join(arguments.benchmark)}, got {' '.join(arguments.data)}"
         )
     return {arguments.benchmark[0]: Path(single[0])} if single else named
-
-
-def _spare_cores() -> int:
-    return max(0, (os.cpu_count() or 1) - 1)

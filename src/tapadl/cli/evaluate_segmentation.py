@@ -31,6 +31,7 @@ def run(arguments: argparse.Namespace, roots: dict[str, Path], workers: int) -> 
     from tapadl.cli.output import LastingOutput, make_console, repeatable_command, say
     from tapadl.cli.progress import WorkBar
     from tapadl.cli.segmentation_tables import segmentation_table
+    from tapadl.data.atomic import remove_half_written
     from tapadl.data.job_folder import open_job_folder
     from tapadl.evaluation import processes
     from tapadl.evaluation.evaluate import PAGE, RESULT, TEXT
@@ -74,6 +75,7 @@ def run(arguments: argparse.Namespace, roots: dict[str, Path], workers: int) -> 
                     open_job_folder(path, JOB_KIND, job, overwrite=arguments.overwrite)
                 )
                 path = folder.path
+                remove_half_written(path / PREDICTIONS)
                 if folder.continued:
                     say(console, f"going on with the unfinished evaluation in {folder.path}")
             path = processes.told_by_first(path)

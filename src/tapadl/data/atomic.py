@@ -2,9 +2,11 @@
 
 import errno
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
+_HALF_WRITTEN = re.compile(r"\..+\.\d+\.tmp")
 _NO_SPACE = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 
@@ -40,3 +42,11 @@ def write_atomically(path: str | Path, content: bytes | Iterable[bytes]) -> None
         temporary.unlink(missing_ok=True) if path.parent.is_dir() else None
         advice = "; free some space there or name another folder" if error.errno in _NO_SPACE else ""
         raise OSError(f"could not write {path}: {error.strerror}{advice}") from error
+
+
+def remove_half_written(folder: Path) -> None:
+    """Take away what `write_atomically` left below a folder when it was killed; links are not followed."""
+    for inside, _, names in os.walk(folder):
+        for name in names:
+            if _HALF_WRITTEN.fullmatch(name):
+                os.unlink(os.path.join(inside, name))

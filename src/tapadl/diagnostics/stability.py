@@ -104,7 +104,7 @@ def measure_stability(
     Args:
         model: A model that `AttentionDiversificationLoss` can listen to.
         images: (B, C, H, W), floating point in 0..1, clean, on the device of the model.
-        corruptions: Names in `tapadl.corruptions.CORRUPTIONS`.
+        corruptions: Names in `tapadl.corruptions.CORRUPTIONS`, each counted once.
         severities: Of each, 1 to 5.
         normalise: What the model expects of images in 0..1; None for nothing.
         seed: Of the corruptions; an image's position in `images` is its index.
@@ -145,7 +145,7 @@ def measure_stability(
     chosen = every_site(model, blocks, sites)
     names: tuple[str, ...] = ()
     cells = []
-    for corruption, severity in itertools.product(corruptions, severities):
+    for corruption, severity in itertools.product(dict.fromkeys(corruptions), dict.fromkeys(severities)):
         names, layers = _compare(model, pairs(corruption, severity), chosen)
         cells.append(CorruptionStability(corruption, severity, layers))
     return StabilityReport(type(model).__name__, len(images), seed, names, tuple(cells))

@@ -1,8 +1,6 @@
 """A corrupted copy of a data set on disk, in the layout of ImageNet-C, that a kill cannot spoil."""
 
 import json
-import os
-import re
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
@@ -13,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tapadl.corruptions import constants_for, frost_source
-from tapadl.data.atomic import write_atomically
+from tapadl.data.atomic import remove_half_written, write_atomically
 from tapadl.data.job_folder import JobKind, open_job_folder
 from tapadl.evaluation.corrupted_image import Copied, CopySettings, check_names, copy_image
 from tapadl.evaluation.image_tree import ImageTree, find_images
@@ -34,7 +32,6 @@ JOB_KIND = JobKind(
     advice="name another folder",
 )
 
-_LEFTOVER = re.compile(r"\..+\.\d+\.tmp")
 # Of what decides pixels and bytes; copies of different versions are not mixed.
 _DECIDING = ("tapadl", "torch", "numpy", "scipy", "pillow")
 
@@ -123,7 +120,7 @@ class CorruptedCopy:
             raise ValueError(f"expected on_error out of stop, skip, got {on_error!r}")
         with open_job_folder(self.target, JOB_KIND, self._job) as folder:
             if folder.continued:
-                _remove_leftovers(self.target)
+                remove_half_written(self.target)
             journal = _Journal(self.target)
             finished = journal.finished_images()
             advance(len(finished))
@@ -204,14 +201,6 @@ class CorruptedCopy:
 def _copy_one(settings: CopySettings, source: Path, target: Path, task: tuple[int, str]) -> Copied:
     index, path = task
     return copy_image(settings, source, target, path, index)
-
-
-def _remove_leftovers(target: Path) -> None:
-    """Take away what `write_atomically` left when it was killed."""
-    for folder, _, names in os.walk(target):
-        for name in names:
-            if _LEFTOVER.fullmatch(name):
-                os.unlink(os.path.join(folder, name))
 
 
 class _Journal:

@@ -45,7 +45,16 @@ def shown_in(plan: Plan) -> int:
 
 
 def job_of(loaded: LoadedModel, plan: Plan, settings: RunSettings) -> dict[str, dict[str, Any]]:
-    """What tells this evaluation from others: another model, other images or settings are another job."""
+    """What tells this evaluation from others: another model, other images or settings are another job.
+
+    Raises:
+        ValueError: If the settings do not fit the plan.
+    """
+    if settings.precision == "float16" and any(part.attacks for parts in plan.values() for part in parts):
+        raise ValueError(
+            "expected precision float32 or bfloat16 for attacks, got float16, whose gradients vanish: an "
+            "image that is not attacked would count as robust"
+        )
     return {
         "settings": {
             "model": loaded.name,

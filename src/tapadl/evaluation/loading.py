@@ -1,7 +1,6 @@
 """A model of any source, ready to be evaluated: `load_model`."""
 
 import inspect
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -14,10 +13,10 @@ from torch import nn
 from tapadl.evaluation import sources
 from tapadl.evaluation.preprocessing import Preprocessing
 from tapadl.evaluation.sources import Source
+from tapadl.evaluation.sources.function import FUNCTION
 from tapadl.evaluation.weights import weights_sha256
 
 CHECKPOINT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt")
-_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
 @dataclass(frozen=True)
@@ -116,7 +115,7 @@ def _source(spec: str, checkpoint: Path | None) -> Source:
                 f"expected the name of a model beside the checkpoint {checkpoint.name}, got a file"
             )
         return sources.from_file(Path(spec))
-    if _FUNCTION.fullmatch(spec):
+    if FUNCTION.fullmatch(spec):
         return sources.from_function(spec, checkpoint)
     if ":" in spec or "/" in spec:
         raise ValueError(

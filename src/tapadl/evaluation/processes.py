@@ -23,6 +23,14 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def spare_cores() -> int:
+    """How many processes can read for this one: its share of the cores that are granted, less its own."""
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    # a batch system grants fewer cores than the machine has
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(0, cores // here - 1)
+
+
 @contextmanager
 def joined() -> Iterator[None]:
     """Processes that torchrun started find one another for as long as the block lasts."""
@@ -66,6 +74,11 @@ def find_device(name: str | None = None) -> torch.device:
     try:
         device = torch.device(name)
         if world_size() > 1 and device.type != "cpu" and device.index is None:
+            if "LOCAL_RANK" not in os.environ:
+                raise ValueError(
+                    f"expected LOCAL_RANK, as torchrun sets it, to tell which {device.type} device is this "
+                    f"process's own; name it with --device {device.type}:N"
+                )
             device = torch.device(device.type, int(os.environ["LOCAL_RANK"]))
         # some devices have shapes only: what counts is a number that comes back
         torch.ones(1, device=device).add(1).item()

@@ -83,8 +83,8 @@ def score_sequences(cell: Cell, logits: torch.Tensor) -> Record:
     flips = [flip_probability(each[None], noise=noise) * pairs for each in ranks.argmin(dim=-1)]
     distance = [top5_distance(each[None], noise=noise) * pairs for each in ranks]
     counts: dict[str, Values] = {
-        "flips": np.rint(flips).astype(np.uint8),
+        "flips": np.rint(flips).astype(np.uint16),
         "distance": np.rint(distance).astype(np.uint16),
-        "pairs": np.full(len(logits), pairs, dtype=np.uint8),
+        "pairs": np.full(len(logits), pairs, dtype=np.uint16),
     }
     return Record(cell, counts, {})

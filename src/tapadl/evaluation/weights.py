@@ -1,6 +1,7 @@
 """Weights into a model: all of them, TAP included, or a sentence about what does not fit."""
 
 import hashlib
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from torch import nn
 from tapadl.attach import attach_tap
 from tapadl.attach.site import select_sites
 from tapadl.models.checkpoint import read_state_dict
+from tapadl.models.sharing import TEMPERATURE
+from tapadl.nn import TokenAwareAveragePooling
 
 SHOWN = 3
 _TAP_KEY = re.compile(r"(?P<block>(?:.+\.)?)tap\.dilation_predictor\.proj\.0\.weight")
@@ -48,10 +51,14 @@ def load_state(model: nn.Module, state: Mapping[str, torch.Tensor], path: Path) 
     facts = {"checkpoint": path.name, "checkpoint_sha256": file_sha256(path)}
     own = model.state_dict().keys()
     tap = find_saved_tap({key: value.shape for key, value in state.items() if key not in own})
+    temperature = saved_temperature(path)
     if tap:
-        temperature = metadata_of(path).get("tap_temperature")
-        attach_saved_tap(model, tap, float(temperature or 1))
+        attach_saved_tap(model, tap, temperature or 1.0)
         facts["tap"] = tap_in_words(tap, temperature)
+    elif temperature is not None:
+        for module in model.modules():
+            if isinstance(module, TokenAwareAveragePooling):
+                module.temperature = temperature
     check_fit(model, state, path.name)
     model.load_state_dict(dict(state))
     return facts
@@ -65,6 +72,24 @@ def find_saved_tap(shapes: Mapping[str, Sequence[int]]) -> dict[str, SavedTAP]:
             gated = f"{match['block']}tap.gate" in shapes
             found[match["block"].removesuffix(".")] = SavedTAP(shape[0], "identity" if gated else "paper")
     return found
+
+
+def saved_temperature(path: Path) -> float | None:
+    """That of TAP in a file of weights, from which it does not follow; None where the file does not say it.
+
+    Raises:
+        ValueError: If the file is damaged, or says something else than a number above 0.
+    """
+    written = metadata_of(path).get(TEMPERATURE)
+    if written is None:
+        return None
+    try:
+        temperature = float(written)
+    except ValueError:
+        temperature = math.nan
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"expected a number above 0 as {TEMPERATURE} in {path.name}, got {written!r}")
+    return temperature
 
 
 def metadata_of(path: Path) -> dict[str, str]:
@@ -105,10 +130,10 @@ def attach_saved_tap(model: nn.Module, tap: Mapping[str, SavedTAP], temperature:
         )
 
 
-def tap_in_words(tap: Mapping[str, SavedTAP], temperature: str | None = None) -> str:
+def tap_in_words(tap: Mapping[str, SavedTAP], temperature: float | None = None) -> str:
     """What a result says about TAP that was found in weights."""
     branches = ", ".join(str(count) for count in sorted({saved.num_branches for saved in tap.values()}))
-    told = "taken to be 1" if temperature is None else temperature
+    told = "taken to be 1" if temperature is None else f"{temperature:g}"
     return f"in {len(tap)} blocks, {branches} branches, temperature {told}"
 
 

@@ -29,8 +29,13 @@ WEIGHTS_FILE = "model.safetensors"
 FILES = (WEIGHTS_FILE, "config.json", "README.md")
 # In a file of weights: what a segmenter that was trained here is besides them.
 DESCRIPTION = "segmenter"
+# In a file of weights: the classifier as timm's config.json describes it, and the temperature of its TAP.
+CONFIG = "config"
+TEMPERATURE = "tap_temperature"
 # What is written about weights, and handed on when they are converted again.
 FACTS = ("source_file", "source_sha256", "source_wrapper", "licence", "page", "recipe")
+# Of the model itself, handed on whenever they are there.
+OWN_FACTS = (CONFIG, TEMPERATURE)
 
 
 def convert(
@@ -59,14 +64,24 @@ def convert(
 
     Raises:
         ValueError: If the source cannot be read, is of another model, or the target exists, with `overwrite`
-            if it is a folder with anything else in it; or if a segmenter is to become a folder.
+            if it is a folder with anything else in it; or if a segmenter, or TAP of another temperature than
+            1, is to become a folder.
         OSError: If the target cannot be written.
     """
     check_name(model_name)
     _check_free(target, overwrite)
     state_dict, wrapper = read_state_dict(source)
     weights = from_official(state_dict, model_name)
+    written = _metadata(source)
     facts = {"model_name": model_name} | _facts_about(source, wrapper, model_name)
+    facts |= {name: written[name] for name in OWN_FACTS if name in written}
+    if CONFIG in facts:
+        facts[CONFIG] = json.dumps(json.loads(facts[CONFIG]) | {"architecture": model_name})
+    if target.suffix != ".safetensors" and float(facts.get(TEMPERATURE, 1)) != 1:
+        raise ValueError(
+            f"expected a .safetensors file for TAP of temperature {facts[TEMPERATURE]}, got {target}; timm's "
+            f"folders cannot say it"
+        )
     if holds_segmenter(weights):
         if target.suffix != ".safetensors":
             raise ValueError(
@@ -76,8 +91,8 @@ def convert(
             facts["recipe"] = "see the page"
             if "backbone.pos_embed.token_projection.weight" in weights:
                 facts["position_table"] = "as in the released segmenters"  # read by load_segmenter
-        elif DESCRIPTION in _metadata(source):
-            facts[DESCRIPTION] = _metadata(source)[DESCRIPTION]
+        elif DESCRIPTION in written:
+            facts[DESCRIPTION] = written[DESCRIPTION]
     save_weights(weights, target, model_name, facts, metrics(weights) if metrics else None)
     return facts
 
@@ -167,17 +182,25 @@ def save_weights(
     if target.suffix == ".safetensors":
         write_atomically(target, content)
         return
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary, old = (target.with_name(f".{target.name}.{os.getpid()}.{end}") for end in ("tmp", "old"))
     try:
         write_atomically(temporary / WEIGHTS_FILE, content)
-        config = _config(model_name, num_classes_of(dict(weights), model_name))
+        config = (
+            json.loads(facts[CONFIG])
+            if CONFIG in facts
+            else _config(model_name, num_classes_of(dict(weights), model_name))
+        )
         write_atomically(temporary / "config.json", (json.dumps(config, indent=2) + "\n").encode())
         write_atomically(temporary / "README.md", model_card(model_name, facts, metrics or {}).encode())
         if target.is_dir():
-            shutil.rmtree(target)
+            # two renames: a kill in between leaves the old folder under its other name
+            target.rename(old)
         temporary.rename(target)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if old.is_dir() and not target.exists():
+            old.rename(target)
+        for folder in (temporary, old):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _own_copy(tensor: torch.Tensor) -> torch.Tensor:
@@ -195,7 +218,7 @@ def model_card(model_name: str, facts: Mapping[str, str], metrics: Mapping[str, 
         f"# {model_name}",
         "",
     ]
-    lines += [f"- {name}: {value}" for name, value in facts.items() if value]
+    lines += [f"- {name}: {value}" for name, value in facts.items() if value and name != CONFIG]
     if metrics:
         lines += ["", "| metric | value |", "|---|---:|"]
         lines += [f"| {name} | {value:.2f} |" for name, value in metrics.items()]

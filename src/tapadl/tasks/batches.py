@@ -1,6 +1,5 @@
 """Batches of a training run, whatever is learned from them."""
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +9,7 @@ import torch.distributed as dist
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from tapadl.data.training_set import RandomItems
+from tapadl.evaluation.processes import spare_cores
 from tapadl.training.objective import Batch
 from tapadl.training.sampling import EpochBatches
 from tapadl.training.settings import DataSettings, Settings
@@ -89,7 +89,4 @@ def workers_of(settings: DataSettings) -> int:
     """Processes that read for this one: as many as asked for, or its share of the spare cores."""
     if settings.workers is not None:
         return settings.workers
-    trainers_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    # a batch system grants fewer cores than the machine has
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(0, cores // trainers_here - 1)
+    return spare_cores()

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from tapadl.evaluation.sources.source import nearest
-from tapadl.evaluation.weights import find_saved_tap
+from tapadl.evaluation.weights import find_saved_tap, saved_temperature
 from tapadl.models.registry import TAP_PREFIX
 from tapadl.training.settings import ModelSettings, TapSettings
 
@@ -44,9 +44,18 @@ def check_tap(settings: ModelSettings, tap: TapSettings, saved: Weights) -> bool
 
     Raises:
         ValueError: If the model has TAP built in and another one is asked for, or that of a checkpoint is not
-            wanted.
+            wanted or has another temperature.
     """
-    if settings.name.startswith(TAP_PREFIX):
+    built_in = settings.name.startswith(TAP_PREFIX)
+    if settings.checkpoint is not None and (built_in or tap.enabled):
+        written = saved_temperature(settings.checkpoint)
+        if written is not None and written != (1.0 if built_in else tap.temperature):
+            name = f"{settings.name.removeprefix(TAP_PREFIX)} with " if built_in else ""
+            raise ValueError(
+                f"expected {name}tap.temperature {written:g}, with which TAP in {settings.checkpoint} was "
+                f"trained, got {1.0 if built_in else tap.temperature:g}"
+            )
+    if built_in:
         if (tap.num_branches, tap.temperature, tap.init, tap.blocks) != (4, 1.0, "paper", None):
             raise ValueError(
                 f"expected the default tap settings for {settings.name}, which has TAP built in; name "

@@ -15,7 +15,17 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
+from tapadl.models.batch_norm import BatchNorm2d, SyncBatchNorm
 from tapadl.training.settings import Parallel
+
+# Where a module keeps what is called around its forward.
+_HOOKS = (
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+)
 
 
 @contextmanager
@@ -79,8 +89,7 @@ def distribute(model: nn.Module, parallel: Parallel, units: Sequence[nn.Module] 
         return model
     device = next(model.parameters()).device
     if device.type == "cuda":
-        # a GPU can; timm's also keeps the activation that its own batch norms end with
-        model = convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+        model = with_sync_batch_norm(model)  # which a GPU alone can
     for tensor in model.state_dict().values():
         first = tensor.contiguous()
         dist.broadcast(first, src=0)
@@ -95,6 +104,25 @@ def distribute(model: nn.Module, parallel: Parallel, units: Sequence[nn.Module] 
     )
     _settle_buckets(wrapped)
     return wrapped
+
+
+def with_sync_batch_norm(model: nn.Module) -> nn.Module:
+    """The model with batch norms whose statistics are those of all processes; hooks on them stay.
+
+    Its own batch norms go on counting a batch once, also where blocks are computed twice.
+    """
+    before = dict(model.named_modules())
+    # timm's also keeps the activation that its own batch norms end with
+    model = convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+    for name, module in model.named_modules():
+        replaced = before.get(name, module)
+        if replaced is not module:
+            for kind in _HOOKS:
+                # the same dictionary: whoever registered a hook can still take it off
+                setattr(module, kind, getattr(replaced, kind))
+            if isinstance(replaced, BatchNorm2d):
+                module.__class__ = SyncBatchNorm
+    return model
 
 
 def synchronise_gradients(model: nn.Module, now: bool) -> None:

@@ -1,12 +1,14 @@
 """One optimizer step over the micro-batches of every process."""
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
+from tapadl.attach.recomputation import statistics_left_alone
 from tapadl.training.objective import Batch, Pass
 from tapadl.training.parallel import gradient_norm, over_processes, share_buffers, synchronise_gradients
 from tapadl.training.randomness import reseed
@@ -73,7 +75,11 @@ class Stepper:
         if measures:
             probes = self._planned(objective.probes, batches, shares)
             if probes:
-                self._backward(probes)
+                with ExitStack() as stack:  # the passes count these images
+                    for module in state.model.modules():
+                        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                            stack.enter_context(statistics_left_alone(module))
+                    self._backward(probes)
                 measured["probe_norm"] = gradient_norm(state.model, None).item() / state.scaler.get_scale()
         parts = self._backward(self._planned(objective.passes, batches, shares))
         state.scaler.unscale_(state.optimizer)

@@ -8,6 +8,7 @@ from PIL import Image
 
 from tapadl.data.embedded import EmbeddedImages
 from tapadl.evaluation.preprocessing import Preprocessing
+from tapadl.evaluation.processes import find_device, spare_cores
 from tapadl.tasks.batches import batches, workers_of
 from tapadl.tasks.classification.data import make_training_set, open_data
 from tapadl.training.settings import (
@@ -105,4 +106,12 @@ def test_workers_are_the_spare_cores_of_a_process(monkeypatch):
     assert workers_of(DataSettings("embedded")) == 15
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     assert workers_of(DataSettings("embedded")) == 3
+    assert spare_cores() == 3
     assert workers_of(DataSettings("embedded", workers=0)) == 0
+
+
+def test_a_process_that_does_not_know_its_place_on_the_machine_is_told(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    with pytest.raises(ValueError, match=r"expected LOCAL_RANK, .* name it with --device cuda:N"):
+        find_device("cuda")

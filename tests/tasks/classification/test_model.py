@@ -158,3 +158,16 @@ def test_gradient_checkpointing_is_switched_on_or_refused(tmp_path, monkeypatch)
 def test_an_unknown_option_is_told_with_what_was_asked_for():
     with pytest.raises(ValueError, match=r"could not build vit_tiny_patch16_224 with .*'?foo'?"):
         build_model(settings(options={**TINY, "foo": 3}), 5)
+
+
+def test_tap_of_another_temperature_than_asked_for_is_refused(tmp_path):
+    path = tmp_path / "start.safetensors"
+    tap = TapSettings(temperature=2.0)
+    save_file(dict(build_model(settings(tap=tap), 5).model.state_dict()), path, {"tap_temperature": "2.0"})
+    assert build_model(settings(checkpoint=path, tap=tap), 5).model.blocks[1].tap.temperature == 2.0
+    with pytest.raises(ValueError, match=r"expected tap\.temperature 2, with which .* trained, got 1$"):
+        build_model(settings(checkpoint=path), 5)
+    rvt = timm.create_model("tap_rvt_tiny", num_classes=5)
+    save_file(dict(rvt.state_dict()), path, {"tap_temperature": "2.0"})
+    with pytest.raises(ValueError, match=r"expected rvt_tiny with tap\.temperature 2, with which .* got 1$"):
+        build_model(settings("tap_rvt_tiny", checkpoint=path), 5)

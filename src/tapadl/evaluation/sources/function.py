@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,6 +15,9 @@ from tapadl.evaluation.library_preprocessing import from_timm
 from tapadl.evaluation.preprocessing import Preprocessing
 from tapadl.evaluation.sources.source import Source, nearest, reason_of
 from tapadl.evaluation.weights import load_weights
+
+FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+"""What names one: `module:function`."""
 
 
 def from_function(spec: str, checkpoint: Path | None, options: Mapping[str, Any] | None = None) -> Source:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import timm
@@ -15,7 +16,7 @@ from tapadl.evaluation.library_preprocessing import from_timm
 from tapadl.evaluation.sources.source import Source, nearest, told_in_a_sentence
 from tapadl.evaluation.weights import load_state, load_weights, metadata_of
 from tapadl.models.checkpoint import read_state_dict
-from tapadl.models.sharing import DESCRIPTION
+from tapadl.models.sharing import CONFIG, DESCRIPTION
 
 # What timm writes into a folder, the safe form first.
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth")
@@ -41,10 +42,14 @@ def from_timm_name(name: str, checkpoint: Path | None) -> Source:
 
 
 def from_file(path: Path) -> Source:
-    """A file of `tapadl convert`, which says of which model it is."""
+    """A file of `tapadl train` or `tapadl convert`, which says what model it is of."""
     if not path.is_file():
         raise ValueError(f"expected a checkpoint at {path}, found no file")
     written = metadata_of(path)
+    if CONFIG in written:
+        with TemporaryDirectory() as folder:
+            (Path(folder) / "config.json").write_text(written[CONFIG])
+            return _from_config(Path(folder), path.name, path)
     if DESCRIPTION in written:
         raise ValueError(f"{path.name} holds a segmenter; evaluate it with --task segmentation")
     model_name = written.get("model_name")
@@ -57,18 +62,22 @@ def from_file(path: Path) -> Source:
 
 def from_folder(folder: Path, checkpoint: Path | None = None) -> Source:
     """A folder with config.json and weights, as timm and `tapadl convert` write it."""
-    config = _config(folder)
+    return _from_config(folder, folder.name, checkpoint)
+
+
+def _from_config(folder: Path, name: str, checkpoint: Path | None) -> Source:
+    config = _config(folder, name)
     if "model_type" in config:
-        raise ValueError(f"{folder.name} is a folder of transformers; write transformers:{folder.name}")
+        raise ValueError(f"{name} is a folder of transformers; write transformers:{name}")
     architecture = config.get("architecture")
     if not isinstance(architecture, str):
-        raise ValueError(f"expected an architecture in config.json of {folder.name}, found none")
+        raise ValueError(f"expected an architecture in config.json of {name}, found none")
     if not timm.is_model(architecture):
         raise ValueError(
-            f"timm knows no model {architecture!r}, which config.json of {folder.name} names"
+            f"timm knows no model {architecture!r}, which config.json of {name} names"
             f"{nearest(architecture, timm.list_models())}"
         )
-    with told_in_a_sentence(f"could not build the model that config.json of {folder.name} describes"):
+    with told_in_a_sentence(f"could not build the model that config.json of {name} describes"):
         model = timm.create_model(f"local-dir:{folder}", pretrained=False)
     facts = load_weights(model, checkpoint or _weight_file(folder))
     return _of_timm(model, facts | {"architecture": architecture})
@@ -142,7 +151,7 @@ def _weight_file(folder: Path) -> Path:
     return others[0]
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def _config(folder: Path, name: str) -> dict[str, Any]:
     try:
         config = json.loads((folder / "config.json").read_bytes())
     except FileNotFoundError:
@@ -150,9 +159,7 @@ def _config(folder: Path) -> dict[str, Any]:
             f"expected config.json in the folder {folder}, as timm writes it, found none"
         ) from None
     except ValueError as error:
-        raise ValueError(
-            f"expected JSON in config.json of {folder.name}, but it is damaged: {error}"
-        ) from None
+        raise ValueError(f"expected JSON in config.json of {name}, but it is damaged: {error}") from None
     if not isinstance(config, dict):
-        raise ValueError(f"expected an object in config.json of {folder.name}, got a {type(config).__name__}")
+        raise ValueError(f"expected an object in config.json of {name}, got a {type(config).__name__}")
     return config

@@ -1,5 +1,6 @@
 """From the settings of a run to what the loop trains: classification."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from tapadl.evaluation.preprocessing import Preprocessing
+from tapadl.models.sharing import CONFIG, TEMPERATURE
 from tapadl.tasks.batches import workers_of
 from tapadl.tasks.classification.data import ClassificationData, make_training_set, open_data
 from tapadl.tasks.classification.model import ClassifierModel, build_model
@@ -106,10 +108,11 @@ class ClassificationRecipe:
 
     def facts(self) -> dict[str, str]:
         """What a file says of its weights."""
-        facts = {"tap_temperature": f"{self.tap.temperature:g}"} if self.tap.enabled else {}
-        return (
-            facts if self.built.config is None else facts | {"model_name": self.built.config["architecture"]}
-        )
+        facts = {TEMPERATURE: repr(self.tap.temperature)} if self.tap.enabled else {}
+        config = self.config()
+        if config is None:
+            return facts
+        return facts | {"model_name": config["architecture"], CONFIG: json.dumps(config)}
 
 
 def make_objective(

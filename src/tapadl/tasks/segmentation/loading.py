@@ -1,17 +1,14 @@
 """A segmenter that somebody names: a file of weights, or a function of their own."""
 
-import re
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from tapadl.data.segmentation import LabelScheme
-from tapadl.evaluation.sources.function import call_function
+from tapadl.evaluation.sources.function import FUNCTION, call_function
 from tapadl.evaluation.weights import weights_sha256
 from tapadl.tasks.segmentation.model import LoadedSegmenter, SegmenterDescription, load_trained
-
-_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
 def open_segmenter(spec: str) -> LoadedSegmenter:
@@ -27,7 +24,7 @@ def open_segmenter(spec: str) -> LoadedSegmenter:
         OSError: If the file is missing.
         ValueError: If it is none of these.
     """
-    if _FUNCTION.fullmatch(spec):
+    if FUNCTION.fullmatch(spec):
         return _from_function(spec)
     if not spec.endswith(".safetensors"):
         raise ValueError(

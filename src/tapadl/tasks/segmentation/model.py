@@ -120,7 +120,7 @@ class LoadedSegmenter:
         name: As in results.
         model: (B, 3, H, W) normalised images -> (B, num_classes, H, W) logits, in evaluation mode.
         description: What else is known of it.
-        weights_sha256: Of the file.
+        weights_sha256: Of the file; of a function's model, of its state_dict.
     """
 
     name: str

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from tapadl.data.atomic import write_atomically
+from tapadl.data.atomic import remove_half_written, write_atomically
 from tapadl.data.image_file import read_image
 from tapadl.data.job_folder import JobKind, open_job_folder
 from tapadl.data.segmentation.labels import LabelScheme, Mask
@@ -20,6 +20,7 @@ from tapadl.tasks.segmentation.model import LoadedSegmenter
 from tapadl.tasks.segmentation.prediction import PredictionSettings, Predictor
 
 CLASSES = "classes.json"
+FINISHED = ".finished"
 MASKS = "masks"
 OVERLAYS = "overlays"
 
@@ -27,8 +28,8 @@ JOB_KIND = JobKind(
     name="segmentation",
     schema=1,
     parts="unfinished",
-    made=r"classes\.json",
-    finished=CLASSES,
+    made=r"classes\.json|\.finished",
+    finished=FINISHED,
     page=OVERLAYS,
     advice="name another folder",
 )
@@ -122,9 +123,9 @@ def segment_pictures(
     """Write a mask and an overlay of each picture, and what the numbers and colours mean.
 
     `masks/NAME.png` has the numbers of the classes, `overlays/NAME.jpg` the picture with their colours,
-    `classes.json` names and colours; the last is written at the end. Pictures that are finished are not asked
-    for again. As everywhere, the orientation that a camera noted (EXIF) is not applied: mask and picture fit
-    each other as they are stored.
+    `classes.json` names and colours. Pictures that are finished are not asked for again, also where one could
+    not be read. As everywhere, the orientation that a camera noted (EXIF) is not applied: mask and picture
+    fit each other as they are stored.
 
     Args:
         pictures: Of `find_pictures`.
@@ -151,8 +152,7 @@ def segment_pictures(
     problems = []
     with open_job_folder(target, JOB_KIND, _job_of(pictures, segmenter, settings)):
         for folder in (MASKS, OVERLAYS):
-            for half_written in (target / folder).rglob(".*.tmp"):
-                half_written.unlink()
+            remove_half_written(target / folder)
         predictor = Predictor(segmenter, settings.prediction, device)
         scheme = segmenter.description.scheme
         for picture in pictures:
@@ -162,6 +162,7 @@ def segment_pictures(
                     image = read_image(picture.path)
                 except OSError as error:
                     problems.append(str(error))
+                    tell(1)
                     continue
                 pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
                 try:
@@ -172,6 +173,8 @@ def segment_pictures(
                 write_atomically(files[1], _jpeg(overlay(image, classes, scheme, settings.opacity)))
             tell(1)
         write_atomically(target / CLASSES, _classes_text(scheme).encode())
+        if not problems:
+            write_atomically(target / FINISHED, b"")
     return problems
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from tapadl.models.sharing import DESCRIPTION
+from tapadl.models.sharing import DESCRIPTION, TEMPERATURE
 from tapadl.tasks.batches import workers_of
 from tapadl.tasks.ingredients import make_ingredients
 from tapadl.tasks.segmentation.data import SegmentationData, make_training_set, open_data
@@ -105,4 +105,6 @@ class SegmentationRecipe:
 
     def facts(self) -> dict[str, str]:
         """What a file says of its weights: all that is needed to build the segmenter again."""
-        return {DESCRIPTION: self.built.description.to_text()}
+        description = self.built.description
+        facts = {} if description.tap is None else {TEMPERATURE: repr(description.tap["temperature"])}
+        return facts | {DESCRIPTION: description.to_text()}
