@@ -95,11 +95,18 @@ def write_corruptions(root, names, side=SIDE, archives=False):
                 shutil.copyfile("one.png", folder / "0.png")
 
 
+@pytest.fixture
+def two_classes(monkeypatch):
+    """ImageNet as if it had only the classes that `write_corruptions` writes."""
+    ids = tuple(wordnet_ids()[answer] for answer in (3, 700))
+    monkeypatch.setattr("tapadl.evaluation.benchmarks.wordnet_ids", lambda: ids)
+
+
 FIFTEEN = [name for archive, names in IMAGENET_C_ARCHIVES.items() if archive != "extra" for name in names]
 
 
 @pytest.mark.parametrize("archives", [True, False])
-def test_stored_images_are_shown_as_they_are(tmp_path, archives):
+def test_stored_images_are_shown_as_they_are(tmp_path, archives, two_classes):
     write_corruptions(tmp_path / "c", FIFTEEN, archives=archives)
     found = result_of("imagenet-c", "c")
     assert found.form == "stored"
@@ -108,7 +115,7 @@ def test_stored_images_are_shown_as_they_are(tmp_path, archives):
     assert found.metrics()["mce"] == 0
 
 
-def test_3dcc_has_a_mean_error_and_no_mce(tmp_path):
+def test_3dcc_has_a_mean_error_and_no_mce(tmp_path, two_classes):
     write_corruptions(tmp_path / "c", IMAGENET_3DCC)
     found = result_of("imagenet-3dcc", "c")
     assert len(found.records) == 60
@@ -117,7 +124,7 @@ def test_3dcc_has_a_mean_error_and_no_mce(tmp_path):
     assert "no mCE" in Path("out/report.html").read_text()
 
 
-def test_films_are_compared_with_the_frame_before_and_films_of_noise_with_the_first(tmp_path):
+def test_films_are_compared_with_the_frame_before_and_films_of_noise_with_the_first(tmp_path, capsys):
     av = pytest.importorskip("av")
     answers = [7] * 4 + [9] * 4
     for name in ("tilt", "gaussian_noise"):
@@ -131,7 +138,9 @@ def test_films_are_compared_with_the_frame_before_and_films_of_noise_with_the_fi
                     frame = np.broadcast_to(np.uint8(colour(answer)), (SIDE, SIDE, 3))
                     container.mux(stream.encode(av.VideoFrame.from_ndarray(frame.copy(), format="rgb24")))
                 container.mux(stream.encode(None))
-    found = result_of("imagenet-p", "p")
+    assert evaluate("imagenet-p", "p") == 1
+    assert "expected all 10 perturbations of ImageNet-P in p, shot_noise," in capsys.readouterr().err
+    found = result_of("imagenet-p", "p", "--corruptions", "tilt", "gaussian_noise")
     flips = {
         record.cell.condition: (record.items["flips"] / record.items["pairs"]).tolist()
         for record in found.records
@@ -156,7 +165,9 @@ def test_films_are_compared_with_the_frame_before_and_films_of_noise_with_the_fi
         ("below", "c/fog", "c/fog is one level too low"),
     ],
 )
-def test_what_is_wrong_with_a_stored_folder_is_one_sentence(tmp_path, spoil, root, message, capsys):
+def test_what_is_wrong_with_a_stored_folder_is_one_sentence(
+    tmp_path, spoil, root, message, capsys, two_classes
+):
     write_corruptions(tmp_path / "c", FIFTEEN, side=24 if spoil == "size" else SIDE)
     (tmp_path / "one.png").unlink()
     cell = tmp_path / "c" / "fog" / "4"
@@ -174,6 +185,16 @@ def test_what_is_wrong_with_a_stored_folder_is_one_sentence(tmp_path, spoil, roo
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(("name", "written"), [("imagenet-c", FIFTEEN), ("imagenet-3dcc", IMAGENET_3DCC)])
+def test_stored_images_of_other_classes_are_not_imagenet(tmp_path, name, written, capsys):
+    write_corruptions(tmp_path / "c", written)
+    assert evaluate(name, "c") == 1
+    assert "the 1000 class folders of ImageNet, named by WordNet id, in every folder of c, got 2 classes" in (
+        capsys.readouterr().err
+    )
+    assert "mce" not in result_of("folder-c", "c").metrics()
 
 
 def test_a_corruption_of_stored_images_is_not_put_through_jpeg_once_more(tmp_path, capsys):

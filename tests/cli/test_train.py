@@ -1,6 +1,7 @@
 import json
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from tapadl import cli
+from tapadl.diagnostics.explorer.packing import unpack_page
 from tapadl.evaluation.benchmark_result import EvaluationResult
 from tapadl.training.arguments import known_keys, parse
 
@@ -98,6 +100,20 @@ def test_a_run_leaves_its_settings_its_log_a_picture_and_the_weights(undisturbed
     assert (undisturbed / "checkpoints" / best["folder"] / "SHA256SUMS").is_file()
     assert load_file(undisturbed / "best.safetensors").keys() == weights(undisturbed).keys()
     assert any(name.endswith("tap.dilation_predictor.proj.0.weight") for name in weights(undisturbed))
+
+
+def test_weights_of_a_run_in_channels_last_are_written_and_names_of_classes_known(words, tmp_path):
+    out = tmp_path / "run"
+    few = ["--training.channels_last", "true", "--training.epochs", "1", "--evaluation.every_epochs", "1"]
+    assert cli.main([*words, *few, "--out", str(out)]) == 0
+    assert load_file(out / "best.safetensors").keys() == weights(out).keys()
+    page = tmp_path / "page.html"
+    picture = next((tmp_path / "run").rglob("curves.png"))
+    looks = ["--corruptions", "fog", "--severities", "1", "--device", "cpu", "--out", str(page)]
+    assert cli.main(["explore", str(picture), "--model", str(out / "model.safetensors"), *looks]) == 0
+    (packed,) = re.findall(r'id="data">([^<]*)<', page.read_text(encoding="utf-8"))
+    answers = unpack_page(packed)[0]["models"][0]["answers"][0][0]
+    assert {name for name, _ in answers} == {"red", "green", "blue"}
 
 
 def test_a_run_is_told_from_others_as_it_was_before_there_were_other_tasks(undisturbed):

@@ -132,3 +132,13 @@ def test_setting_that_fills_images_in_silence_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
     with pytest.raises(RuntimeError, match="LOAD_TRUNCATED_IMAGES"):
         read_image(path)
+
+
+def test_postscript_under_the_name_of_an_image_is_not_run(tmp_path, monkeypatch):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n%%EndComments\nshowpage\n%%EOF\n")
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_, **__: pytest.fail("it was run"))
+    with pytest.raises(
+        OSError, match=r"a whole image at .*a\.jpg, but it does not decode \(it is none of BMP"
+    ):
+        read_image(path)

@@ -170,3 +170,11 @@ def test_fingerprint_asks_for_few_sizes(tmp_path, monkeypatch):
 
 def test_repr_of_many_files_is_short(photos):
     assert repr(image_folder(photos)) == f"LabelledFiles(root={photos!r})"
+
+
+def test_a_class_that_is_a_link_to_nothing_is_told(photos):
+    (photos / "zebra").symlink_to(photos / "gone")
+    with pytest.raises(
+        ValueError, match=r"expected class folders in .*, got the link 'zebra', which leads nowhere"
+    ):
+        image_folder(photos)

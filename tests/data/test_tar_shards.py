@@ -201,3 +201,46 @@ def test_no_images_and_no_files_are_refused(tmp_path):
             tar_images(f"{tmp_path}/{pattern}")
     with pytest.raises(FileNotFoundError, match=r"there is no .*train-0002\.tar"):
         tar_images(f"{write_shards(tmp_path, [0, 1])}/train-{{0000..0003}}.tar")
+
+
+@pytest.mark.parametrize("damage", ["cut in a header", "damaged header", "a second archive"])
+def test_what_tarfile_passes_over_in_silence_is_refused(tmp_path, damage):
+    path = write_tar(tmp_path / "a.tar", [(f"cat/{k}.png", png(k)) for k in range(3)])
+    with tarfile.open(path) as tar:
+        second = tar.getmembers()[1].offset
+    content = bytearray(path.read_bytes())
+    if damage == "cut in a header":
+        del content[second + 100 :]
+    elif damage == "damaged header":
+        content[second + 10] ^= 0xFF
+    else:
+        content += write_tar(tmp_path / "b.tar", [("cat/9.png", png(9))]).read_bytes()
+    path.write_bytes(content)
+    with pytest.raises(OSError, match=r"a whole, uncompressed tar file at .*a\.tar"):
+        tar_images(str(path))
+
+
+def test_an_image_that_is_a_link_is_refused(tmp_path):
+    path = tmp_path / "a.tar"
+    write_tar(path, [("cat/0.png", png(0))])
+    with tarfile.open(path, "a") as tar:
+        info = tarfile.TarInfo("cat/1.png")
+        info.type, info.linkname = tarfile.LNKTYPE, "cat/0.png"
+        tar.addfile(info)
+    with pytest.raises(OSError, match=r"the image cat/1\.png is a link to cat/0\.png"):
+        tar_images(str(path))
+
+
+def test_two_splits_in_one_tar_file_are_not_mixed(tmp_path):
+    members = [(f"{split}/{name}/0.png", png(0)) for split in ("train", "val") for name in ("cat", "dog")]
+    path = write_tar(tmp_path / "data.tar", members)
+    with pytest.raises(
+        ValueError, match=r"one set of class folders in .*data\.tar, got .* train/cat/0\.png and"
+    ):
+        tar_images(str(path))
+
+
+def test_a_number_that_is_no_class_is_told(tmp_path):
+    write_shards(tmp_path, [0, 3735928559], suffix="json")
+    with pytest.raises(ValueError, match=r"label .* for each sample .* got none at 0001\.png"):
+        tar_images(str(tmp_path))

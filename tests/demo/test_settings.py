@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tapadl.cli import build_parser
+from tapadl.cli.demo import settings_from
 from tapadl.demo.settings import DemoSettings, ModelConfig, quick
 from tapadl.training.config import TrainingConfig
 
@@ -55,9 +57,16 @@ def test_settings_are_plain_data_without_the_seed_of_a_run():
     assert content["training"]["batch_size"] == TrainingConfig().batch_size
 
 
+def test_what_is_asked_for_goes_before_quick():
+    words = ["--quick", "--train-images", "8000", "--evaluation-images", "2000", "--severities", "2"]
+    settings = settings_from(build_parser().parse_args(["demo", *words]))
+    assert (settings.train_images, settings.evaluation_images, settings.severities) == (8_000, 2_000, (2,))
+    assert settings.training.epochs == 1
+
+
 def test_quick_keeps_what_was_asked_for():
-    settings = quick(DemoSettings(seeds=2, train_images=123))
-    assert (settings.seeds, settings.train_images, settings.training.epochs) == (2, 123, 1)
+    settings = quick(DemoSettings(seeds=2))
+    assert (settings.seeds, settings.train_images, settings.training.epochs) == (2, 4_000, 1)
 
 
 def test_settings_load_neither_timm_nor_rich():

@@ -50,3 +50,9 @@ def test_a_folder_without_images_or_none_is_named(tmp_path):
         find_images(tmp_path / "gone")
     with pytest.raises(NotADirectoryError, match="got a file"):
         find_images(tmp_path / "notes.txt")
+
+
+def test_a_link_to_nothing_does_not_stop_the_fingerprint(tmp_path):
+    make(tmp_path, "a.png")
+    (tmp_path / "b.png").symlink_to(tmp_path / "gone.png")
+    assert len(find_images(tmp_path).fingerprint) == 64

@@ -592,3 +592,10 @@ def test_a_temperature_that_is_none_is_refused(tmp_path, written):
     path = save(vit_with_tap(), tmp_path / "tap.safetensors", tap_temperature=written)
     with pytest.raises(ValueError, match=r"a number above 0 as tap_temperature in tap\.safetensors"):
         load_model("test_vit", checkpoint=path)
+
+
+def test_a_name_beside_a_file_of_ones_own_training_changes_nothing(tmp_path):
+    path, built = trained(tmp_path, small(mean=(0.0,), std=(1.0,)))
+    loaded = load_model("vit_tiny_patch16_224", checkpoint=path)
+    assert loaded.preprocessing == built.preprocessing
+    assert loaded.name == "vit_tiny_patch16_224"

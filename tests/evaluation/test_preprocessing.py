@@ -133,3 +133,11 @@ def test_normalise_refuses_integers_and_other_channels(images):
 def test_values_that_are_none_are_refused(changed, message):
     with pytest.raises(ValueError, match=message):
         Preprocessing(**{"image_size": (224, 224), "mean": MEAN, "std": STD} | changed)
+
+
+def test_a_picture_that_would_grow_beyond_the_limit_is_refused():
+    preprocessing = Preprocessing((224, 224), (0.5,) * 3, (0.5,) * 3)
+    with pytest.raises(
+        ValueError, match=r"another shape than 100000 x 1 pixels, which would be resized to 2\d{7} x"
+    ):
+        preprocessing.prepare(Image.new("RGB", (100_000, 1)))

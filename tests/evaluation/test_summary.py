@@ -115,15 +115,22 @@ def test_nan_logits_are_refused_with_the_cell():
 
 
 def test_logits_are_restricted_to_the_outputs_of_the_classes():
-    logits = torch.arange(8.0).reshape(2, 4)
-    assert restrict(logits, (3, 1), 2).tolist() == [[3.0, 1.0], [7.0, 5.0]]
-    assert restrict(logits, None, 4) is logits
+    logits = torch.arange(2000.0).reshape(2, 1000)
+    assert restrict(logits, (3, 1), 2).tolist() == [[3.0, 1.0], [1003.0, 1001.0]]
+    assert restrict(logits, None, 1000) is logits
+    assert restrict(logits[:, :2], (3, 1), 2).tolist() == [[0.0, 1.0], [1000.0, 1001.0]]
 
 
 @pytest.mark.parametrize(
-    ("outputs", "classes", "message"),
-    [(None, 3, "expected a model with 3 outputs"), ((0, 4), 2, "at least 5 outputs")],
+    ("width", "outputs", "classes", "message"),
+    [
+        (4, None, 3, "expected a model with 3 outputs"),
+        # of 1,001 outputs, the first of which is the background, and of ImageNet-21k
+        (1001, (0, 4), 2, "the 1000 outputs of ImageNet-1k, or 2 for the classes"),
+        (21843, (0, 4), 2, "got 21843"),
+        (4, (0, 4), 2, "got 4"),
+    ],
 )
-def test_model_with_other_outputs_is_refused(outputs, classes, message):
+def test_model_with_other_outputs_is_refused(width, outputs, classes, message):
     with pytest.raises(ValueError, match=message):
-        restrict(torch.zeros(1, 4), outputs, classes)
+        restrict(torch.zeros(1, width), outputs, classes)

@@ -1,4 +1,5 @@
 import importlib.util
+import shutil
 import sys
 import types
 from functools import partial
@@ -73,6 +74,10 @@ def test_a_run_that_goes_on_is_the_same_and_one_elsewhere_is_another(
     names = [run.options[option] for run in begun[name]]
     assert names[0] == names[1] == names[4]
     assert names[2] == names[3] != names[0]
+    # begun anew in the place of one that was removed
+    shutil.rmtree(tmp_path / "a" / "run 1é")
+    open_trackers(LoggingSettings(**{name: "robust"}), tmp_path / "a" / "run 1é", CONFIG)
+    assert begun[name][-1].options[option] != names[0]
     # what Weights & Biases takes
     assert all(character.isascii() and (character.isalnum() or character == "-") for character in names[0])
     assert names[0].startswith("run-1-")

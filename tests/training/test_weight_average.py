@@ -65,3 +65,18 @@ def test_the_average_begins_with_the_weights_and_has_no_part_in_the_gradient():
         assert torch.equal(tensor, model.state_dict()[name])
         assert not tensor.requires_grad
         assert tensor.data_ptr() != model.state_dict()[name].data_ptr()
+
+
+def test_a_tensor_of_several_names_comes_back_to_the_bit():
+    model = nn.ModuleList([nn.Linear(3, 3), nn.Linear(3, 3)])
+    model[1].weight = model[0].weight
+    average = WeightAverage(model, decay=0.5)
+    with torch.no_grad():
+        model[0].weight.add_(1)
+    average.update()
+    weight, kept = model[0].weight.clone(), {name: tensor.clone() for name, tensor in average.tensors.items()}
+    for _ in range(2):
+        with average.in_place():
+            assert torch.equal(model[0].weight, kept["0.weight"])
+        assert torch.equal(model[0].weight, weight)
+        assert all(torch.equal(tensor, kept[name]) for name, tensor in average.tensors.items())

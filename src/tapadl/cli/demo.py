@@ -87,7 +87,6 @@ def add_command(commands: "Commands", formatter: type[argparse.HelpFormatter]) -
         "--evaluation-images",
         type=int,
         metavar="N",
-        default=defaults.evaluation_images,
         help=f"evaluate on the first N (default: {defaults.evaluation_images} of 4,000 test images)",
     )
     data.add_argument(
@@ -221,8 +220,6 @@ def settings_from(arguments: argparse.Namespace) -> DemoSettings:
         first_seed=arguments.first_seed,
         data=arguments.data,
         evaluate_on=arguments.evaluate_on,
-        train_images=arguments.train_images,
-        evaluation_images=arguments.evaluation_images,
         corruptions=tuple(arguments.corruptions),
         device=arguments.device,
     )
@@ -235,6 +232,9 @@ def settings_from(arguments: argparse.Namespace) -> DemoSettings:
     settings = replace(settings, training=replace(settings.training, **given))
     if arguments.num_branches is not None:
         settings = replace(settings, model=replace(settings.model, num_branches=arguments.num_branches))
+    for name in ("train_images", "evaluation_images"):
+        if getattr(arguments, name) is not None:
+            settings = replace(settings, **{name: getattr(arguments, name)})
     if arguments.severities is not None:
         settings = replace(settings, severities=tuple(arguments.severities))
     return settings

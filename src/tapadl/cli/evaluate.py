@@ -24,7 +24,7 @@ by mIoU.
 
 models:
   a timm name          vit_tiny_patch16_224, hf-hub:ORG/NAME, local-dir:FOLDER
-  a file               fan.safetensors from tapadl convert; NAME with --checkpoint FILE
+  a file               one of tapadl train or convert; NAME with --checkpoint FILE
   another library      transformers:ID_OR_FOLDER, torchvision:vit_b_16
   your own             module:function that returns a model, or (model, Preprocessing)
   a segmenter          a .safetensors file of tapadl train or tapadl convert, or

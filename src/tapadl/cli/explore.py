@@ -25,7 +25,7 @@ errors on many pictures: tapadl evaluate.
 
 models:
   a timm name          vit_tiny_patch16_224, hf-hub:ORG/NAME, local-dir:FOLDER
-  a file               fan.safetensors from tapadl convert; NAME with --checkpoint FILE
+  a file               one of tapadl train or convert; NAME with --checkpoint FILE
   another library      transformers:ID_OR_FOLDER, torchvision:vit_b_16
   your own             module:function that returns a model, or (model, Preprocessing)
 """
@@ -194,6 +194,10 @@ def _class_names(path: Path) -> list[str]:
 def _own_class_names(loaded: "LoadedModel", outputs: int) -> Callable[[int], str]:
     """What the model calls its outputs; those of ImageNet where there are 1,000; numbers otherwise."""
     inner = getattr(loaded.model, "model", loaded.model)
+    described = getattr(inner, "pretrained_cfg", None)
+    names = described.get("label_names") if isinstance(described, dict) else None
+    if isinstance(names, list) and len(names) == outputs:
+        return lambda output: str(names[output])
     labels = getattr(getattr(inner, "config", None), "id2label", None)
     if isinstance(labels, dict) and not any(str(name).startswith("LABEL_") for name in labels.values()):
         return lambda output: str(labels.get(output, f"class {output}"))

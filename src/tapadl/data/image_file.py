@@ -6,6 +6,9 @@ from typing import IO
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
+# Pillow goes by content, not by name, and would have Ghostscript run what begins like PostScript.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+
 
 def read_image(path: Path) -> Image.Image:
     """The image in a file, whole, in RGB.
@@ -39,7 +42,7 @@ def decode_image(file: Path | IO[bytes], location: str) -> Image.Image:
             "filled with gray in silence; set it to False"
         )
     try:
-        with Image.open(file) as image:
+        with Image.open(file, formats=FORMATS) as image:
             limit = Image.MAX_IMAGE_PIXELS
             if limit is not None and image.width * image.height > limit:
                 raise ValueError(f"{image.width * image.height} pixels, the limit is {limit}")
@@ -47,7 +50,7 @@ def decode_image(file: Path | IO[bytes], location: str) -> Image.Image:
     except (FileNotFoundError, IsADirectoryError, PermissionError):
         raise
     except UnidentifiedImageError:
-        reason = "no format that Pillow knows"
+        reason = f"it is none of {', '.join(FORMATS)}"
     except (
         Exception
     ) as error:  # decoders raise anything: OSError, SyntaxError, struct.error, bombs of their own

@@ -117,6 +117,9 @@ def class_folders(root: Path) -> tuple[str, ...]:
         raise ValueError(f"expected only class folders in {root}, got the image {image!r}; {advice}")
     if not folders:
         raise ValueError(f"expected class folders with images in {root}, got none")
+    lost = next((name for name in files if not (root / name).exists()), None)
+    if lost is not None:
+        raise ValueError(f"expected class folders in {root}, got the link {lost!r}, which leads nowhere")
     return tuple(folders)
 
 

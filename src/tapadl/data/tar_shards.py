@@ -22,6 +22,7 @@ from tapadl.data.encoded_images import EncodedImages
 from tapadl.data.labelled_files import IMAGE_SUFFIXES, is_image
 
 LABEL_SUFFIXES = ("cls", "json")
+MOST_CLASSES = 10**6  # a larger number in a label file is something else, such as a hash
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,17 @@ def _named_classes(
     images: list[_Member], shards: tuple[Path, ...]
 ) -> tuple[tuple[int, ...], tuple[str, ...]]:
     names = [PurePosixPath(image.name).parent.name or shards[image.shard].stem for image in images]
+    above: dict[tuple[int, PurePosixPath], str] = {}
+    for image in images:
+        place = PurePosixPath(image.name).parent.parent
+        above.setdefault((image.shard, place), image.name)
+    for shard, path in enumerate(shards):
+        first, *others = [name for (number, _), name in above.items() if number == shard] or [""]
+        if others:
+            raise ValueError(
+                f"expected one set of class folders in {path}, got images at different depths or below "
+                f"several folders, such as {first} and {others[0]}; pack each set into a file of its own"
+            )
     class_names = tuple(sorted(set(names)))
     label_of = {name: label for label, name in enumerate(class_names)}
     return tuple(label_of[name] for name in names), class_names
@@ -168,23 +180,40 @@ def _members(path: Path, shard: int) -> list[_Member]:
 def _scan(file: IO[bytes], shard: int, *, folder: str, start: int) -> Iterator[_Member]:
     """The images and labels in a tar file, those of tar files inside it under a folder of their name."""
     with tarfile.open(fileobj=file, mode="r:") as tar:
-        while (info := tar.next()) is not None:
-            tar.members.clear()  # type: ignore[attr-defined]  # a kilobyte each
-            path = PurePosixPath(folder, info.name)
-            if not info.isfile() or path.name.startswith("."):
-                continue
-            suffix = _key_and_suffix(info.name)[1]
-            offset = start + info.offset_data
-            if is_image(info.name):
-                yield _Member(shard, str(path), offset, info.size)
-            elif suffix in LABEL_SUFFIXES and not folder:
-                label = _label(_content(tar, info), suffix)
-                if label is not None:
-                    yield _Member(shard, str(path), offset, info.size, label)
-            elif path.suffix == ".tar":
-                inner = tar.extractfile(info)
-                assert inner is not None  # a regular file has content
-                yield from _scan(inner, shard, folder=str(path.with_suffix("")), start=offset)
+        yield from _scan_members(tar, shard, folder=folder, start=start)
+        _check_end(file, tar.offset)
+
+
+def _check_end(file: IO[bytes], offset: int) -> None:
+    """That the listing stopped at the end: at a damaged header tarfile stops without a word."""
+    file.seek(offset)
+    while block := file.read(1 << 20):
+        if any(block):
+            raise tarfile.ReadError(f"something else than the end or a member {offset} bytes in")
+
+
+def _scan_members(tar: tarfile.TarFile, shard: int, *, folder: str, start: int) -> Iterator[_Member]:
+    while (info := tar.next()) is not None:
+        tar.members.clear()  # type: ignore[attr-defined]  # a kilobyte each
+        path = PurePosixPath(folder, info.name)
+        if path.name.startswith("."):
+            continue
+        if (info.islnk() or info.issym()) and is_image(info.name):
+            raise tarfile.ReadError(f"the image {info.name} is a link to {info.linkname}")
+        if not info.isfile():
+            continue
+        suffix = _key_and_suffix(info.name)[1]
+        offset = start + info.offset_data
+        if is_image(info.name):
+            yield _Member(shard, str(path), offset, info.size)
+        elif suffix in LABEL_SUFFIXES and not folder:
+            label = _label(_content(tar, info), suffix)
+            if label is not None:
+                yield _Member(shard, str(path), offset, info.size, label)
+        elif path.suffix == ".tar":
+            inner = tar.extractfile(info)
+            assert inner is not None  # a regular file has content
+            yield from _scan(inner, shard, folder=str(path.with_suffix("")), start=offset)
 
 
 def _content(tar: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:
@@ -199,7 +228,7 @@ def _label(content: bytes, suffix: str) -> int | None:
         value = int(content) if suffix == "cls" else json.loads(content)["label"]
     except (ValueError, KeyError, TypeError):
         return None
-    return value if type(value) is int and value >= 0 else None
+    return value if type(value) is int and 0 <= value < MOST_CLASSES else None
 
 
 def _key_and_suffix(name: str) -> tuple[str, str]:

@@ -162,8 +162,8 @@ def quick(settings: DemoSettings) -> DemoSettings:
     """The same in seconds: one epoch on 4,000 images, 500 images to evaluate, severities 1, 3 and 5."""
     return replace(
         settings,
-        train_images=min(settings.train_images or 4_000, 4_000),
-        evaluation_images=min(settings.evaluation_images or 500, 500),
+        train_images=4_000,
+        evaluation_images=500,
         severities=(1, 3, 5),
         training=replace(settings.training, epochs=1),
     )

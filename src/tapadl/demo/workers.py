@@ -11,7 +11,7 @@ from typing import Any
 from tapadl.demo.bench import Bench, Observer, load_data
 from tapadl.demo.folder import DemoFolder
 from tapadl.demo.settings import DemoSettings, Variant
-from tapadl.evaluation.worker_processes import begin_worker
+from tapadl.evaluation.worker_processes import begin_worker, end_all_but
 
 Event = tuple[str, tuple[Any, ...]]
 
@@ -42,6 +42,7 @@ def run_side_by_side(
         RuntimeError: If a loss is not finite or a process dies.
         OSError: If the folder cannot be written.
     """
+    others = multiprocessing.active_children()
     context = multiprocessing.get_context("spawn")
     events: Queue[Event] = context.Queue()
     pool = ProcessPoolExecutor(
@@ -58,23 +59,18 @@ def run_side_by_side(
             for future in done:
                 future.result()
     except BrokenProcessPool:
-        _end_all()
+        end_all_but(others)
         raise RuntimeError(
             "a worker process was killed, often because memory ran out; the same command with the same --out "
             f"goes on ({folder.path}), and --processes 1 takes less memory"
         ) from None
     except BaseException:
         # What the others have finished is in the folder; what they are at would take minutes.
-        _end_all()
+        end_all_but(others)
         raise
     finally:
         pool.shutdown(cancel_futures=True)
         _pass_on(events, observer)
-
-
-def _end_all() -> None:
-    for process in multiprocessing.active_children():
-        process.terminate()
 
 
 def _pass_on(events: "Queue[Event]", observer: Observer) -> None:

@@ -9,6 +9,7 @@ from typing import Literal, TypeVar
 
 from tapadl.corruptions import CORRUPTIONS, SEVERITIES
 from tapadl.corruptions.perturbations import PERTURBATIONS
+from tapadl.data.class_names import wordnet_ids
 from tapadl.data.embedded import EmbeddedImages
 from tapadl.data.imagenet import (
     image_folder,
@@ -171,6 +172,12 @@ def _stored_parts(name: str, root: Path, conditions: Conditions) -> list[Part]:
         raise ValueError(f"expected the corruptions of {name} in {root}, got {', '.join(strangers)}")
     if conditions.corruptions is None and name == "imagenet-c":
         names = tuple(one for one in names if one in IN_MCE)
+    classes = {images.class_names for images in stored.values()}
+    if name != "folder-c" and classes != {wordnet_ids()}:
+        raise ValueError(
+            f"expected the 1000 class folders of ImageNet, named by WordNet id, in every folder of {root}, "
+            f"got {len(max(classes, key=len))} classes; evaluate others as folder-c"
+        )
     return [
         Part(_cut(stored[one, severity], conditions.subset), (Cell(one, severity),), "stored")
         for one in names
@@ -181,13 +188,18 @@ def _stored_parts(name: str, root: Path, conditions: Conditions) -> list[Part]:
 def _sequence_parts(root: Path, conditions: Conditions) -> list[Part]:
     """One part a perturbation of stored sequences, or one for all that are made in memory."""
     found = _stored_sequences(root)
+    published = [name for name, perturbation in PERTURBATIONS.items() if perturbation.in_mfr]
     if found:
-        names = _known(tuple(found) if conditions.corruptions is None else conditions.corruptions, found)
+        if conditions.corruptions is None and (absent := [name for name in published if name not in found]):
+            raise ValueError(
+                f"expected all {len(published)} perturbations of ImageNet-P in {root}, {', '.join(absent)} "
+                f"missing; name those that are there with --corruptions"
+            )
+        names = _known(published if conditions.corruptions is None else conditions.corruptions, found)
         return [
             Part(_cut(found[name], conditions.subset), (Cell(name),), "stored", sequences=True)
             for name in names
         ]
-    published = [name for name, perturbation in PERTURBATIONS.items() if perturbation.in_mfr]
     names = _known(published if conditions.corruptions is None else conditions.corruptions, PERTURBATIONS)
     images = _cut(imagenet(root), conditions.subset)
     return [Part(images, tuple(Cell(name) for name in names), "in_memory", sequences=True)]

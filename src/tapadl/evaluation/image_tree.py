@@ -1,7 +1,6 @@
 """The images below a folder, class folders or not."""
 
 import hashlib
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,10 +23,12 @@ class ImageTree:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of all paths and file sizes."""
+        """SHA-256 of all paths and file sizes, -1 for a link to nothing."""
         digest = hashlib.sha256()
         for path in self.paths:
-            digest.update(f"{path}\0{os.stat(self.root / path).st_size}\0".encode("utf-8", "surrogateescape"))
+            file = self.root / path
+            size = file.stat().st_size if file.exists() else -1
+            digest.update(f"{path}\0{size}\0".encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
 
 

@@ -136,6 +136,12 @@ class Preprocessing:
 
     def _resize(self, image: Image.Image) -> Image.Image:
         width, height = self._resized(image)
+        limit = Image.MAX_IMAGE_PIXELS
+        if limit is not None and width * height > limit:
+            raise ValueError(
+                f"expected a picture of another shape than {image.width} x {image.height} pixels, which "
+                f"would be resized to {width} x {height} before it is cropped; the limit is {limit} pixels"
+            )
         if self.resampler == "pillow":
             return image.resize((width, height), INTERPOLATIONS[self.interpolation])
         # here, for it takes as long to load as all the rest, in every process that prepares pictures

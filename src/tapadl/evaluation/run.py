@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypedDict, get_args
+from typing import Literal, TypedDict, cast, get_args
 
 import torch
 
@@ -12,7 +12,7 @@ from tapadl.evaluation import processes
 from tapadl.evaluation.attacks import autoattack, fgsm, pgd
 from tapadl.evaluation.ball import Norm
 from tapadl.evaluation.loading import LoadedModel
-from tapadl.evaluation.plan import Cell, Part, Unit, units_of
+from tapadl.evaluation.plan import Cell, Images, Part, Unit, units_of
 from tapadl.evaluation.record import Record, UnitFile, join_cells
 from tapadl.evaluation.scoring import restrict, score_images, score_sequences
 from tapadl.evaluation.shown import Shown, ShownImages, load_shown
@@ -189,13 +189,14 @@ class _Answers:
         labels = torch.tensor(part.images.labels[shown.unit.start : shown.unit.stop], device=self.device)
         values = images / 255
         if shown.cell.condition in part.attacks:
-            values = self._attacked(shown, answer, values, labels)
+            values = self._attacked(shown, part, answer, values, labels)
         with torch.inference_mode():
             return score_images(shown.cell, answer(values), labels)
 
     def _attacked(
         self,
         shown: Shown,
+        part: Part,
         answer: Callable[[torch.Tensor], torch.Tensor],
         images: torch.Tensor,
         labels: torch.Tensor,
@@ -203,7 +204,7 @@ class _Answers:
         """Images near the given ones on which the model is to be wrong."""
         strength, seed = self.settings.attack, self.settings.seed
         ball: _Ball = {"eps": strength.eps, "norm": strength.norm}
-        indices = range(shown.unit.start, shown.unit.stop)
+        indices = cast(Images, part.images).positions[shown.unit.start : shown.unit.stop]
         match shown.cell.condition:
             case "fgsm":
                 return fgsm(answer, images, labels, **ball)

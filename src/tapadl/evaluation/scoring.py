@@ -36,6 +36,9 @@ def score_images(cell: Cell, logits: torch.Tensor, labels: torch.Tensor) -> Reco
     return Record(cell, {"correct": correct}, {"calibration": calibration.counts.cpu().numpy()})
 
 
+IMAGENET_CLASSES = 1000
+
+
 def restrict(logits: torch.Tensor, outputs: Sequence[int] | None, num_classes: int) -> torch.Tensor:
     """The logits of the classes that can be answered.
 
@@ -59,10 +62,10 @@ def restrict(logits: torch.Tensor, outputs: Sequence[int] | None, num_classes: i
                 f"got {width}; evaluate a model that was trained on these classes"
             )
         return logits
-    if max(outputs) >= width:
+    if width != IMAGENET_CLASSES:  # of 1,001 or 21,843 outputs others are at these places
         raise ValueError(
-            f"expected a model with at least {max(outputs) + 1} outputs for the classes of the images, "
-            f"got {width}; evaluate a model of ImageNet-1k"
+            f"expected the {IMAGENET_CLASSES} outputs of ImageNet-1k, or {num_classes} for the classes of "
+            f"the images alone, got {width}; evaluate a model of ImageNet-1k"
         )
     return logits[..., torch.as_tensor(outputs, device=logits.device)]
 

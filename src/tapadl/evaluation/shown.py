@@ -42,7 +42,7 @@ class Shown:
 class Failure:
     """What went wrong in place of the images."""
 
-    error: OSError | ValueError
+    error: OSError | ValueError | RuntimeError
 
 
 class ShownImages(IterableDataset[Shown | Failure]):
@@ -79,7 +79,7 @@ class ShownImages(IterableDataset[Shown | Failure]):
             make = self._sequences if part.sequences else self._images
             try:
                 yield from (Shown(unit, cell, shown) for cell, shown in make(part, unit, cells))
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, RuntimeError) as error:
                 # torch would send a worker's traceback in place of what it says
                 yield Failure(error)
                 return

@@ -1,7 +1,6 @@
 """Weights into a model: all of them, TAP included, or a sentence about what does not fit."""
 
 import hashlib
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from torch import nn
 from tapadl.attach import attach_tap
 from tapadl.attach.site import select_sites
 from tapadl.models.checkpoint import read_state_dict
-from tapadl.models.sharing import TEMPERATURE
+from tapadl.models.sharing import saved_temperature
 from tapadl.nn import TokenAwareAveragePooling
 
 SHOWN = 3
@@ -72,24 +71,6 @@ def find_saved_tap(shapes: Mapping[str, Sequence[int]]) -> dict[str, SavedTAP]:
             gated = f"{match['block']}tap.gate" in shapes
             found[match["block"].removesuffix(".")] = SavedTAP(shape[0], "identity" if gated else "paper")
     return found
-
-
-def saved_temperature(path: Path) -> float | None:
-    """That of TAP in a file of weights, from which it does not follow; None where the file does not say it.
-
-    Raises:
-        ValueError: If the file is damaged, or says something else than a number above 0.
-    """
-    written = metadata_of(path).get(TEMPERATURE)
-    if written is None:
-        return None
-    try:
-        temperature = float(written)
-    except ValueError:
-        temperature = math.nan
-    if not 0 < temperature < math.inf:
-        raise ValueError(f"expected a number above 0 as {TEMPERATURE} in {path.name}, got {written!r}")
-    return temperature
 
 
 def metadata_of(path: Path) -> dict[str, str]:

@@ -52,20 +52,21 @@ def map_side_by_side(
             for future in done:
                 yield future.result()
     except BrokenProcessPool:
-        _end_all_but(others)
+        end_all_but(others)
         raise RuntimeError(
             "a worker process was killed, often because memory ran out; the same command goes on where it "
             "was, and fewer workers take less memory"
         ) from None
     except BaseException:
         # what they are at would take a while, and nobody takes it
-        _end_all_but(others)
+        end_all_but(others)
         raise
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _end_all_but(others: list[multiprocessing.process.BaseProcess]) -> None:
+def end_all_but(others: list[multiprocessing.process.BaseProcess]) -> None:
+    """Stop the processes that this one has started, but for those."""
     for process in multiprocessing.active_children():
         if process not in others:
             process.terminate()

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -76,8 +77,8 @@ def convert(
     facts = {"model_name": model_name} | _facts_about(source, wrapper, model_name)
     facts |= {name: written[name] for name in OWN_FACTS if name in written}
     if CONFIG in facts:
-        facts[CONFIG] = json.dumps(json.loads(facts[CONFIG]) | {"architecture": model_name})
-    if target.suffix != ".safetensors" and float(facts.get(TEMPERATURE, 1)) != 1:
+        facts[CONFIG] = _config_of(model_name, facts[CONFIG], source)
+    if target.suffix != ".safetensors" and (saved_temperature(source) or 1.0) != 1.0:
         raise ValueError(
             f"expected a .safetensors file for TAP of temperature {facts[TEMPERATURE]}, got {target}; timm's "
             f"folders cannot say it"
@@ -150,6 +151,35 @@ def _facts_about(source: Path, wrapper: str, model_name: str) -> dict[str, str]:
     release = release_of(model_name)
     recipe = PUBLISHED[model_name].recipe if model_name in PUBLISHED else ""
     return facts | {"licence": release.licence, "page": release.page, "recipe": recipe or "see the page"}
+
+
+def _config_of(model_name: str, written: str, source: Path) -> str:
+    """The description of a classifier, for a model of this name."""
+    try:
+        config = json.loads(written)
+    except ValueError:
+        config = None
+    if not isinstance(config, dict):
+        raise ValueError(f"expected the description of a model as {CONFIG} in {source.name}, got {written!r}")
+    return json.dumps(config | {"architecture": model_name})
+
+
+def saved_temperature(path: Path) -> float | None:
+    """That of TAP in a file of weights, from which it does not follow; None where the file does not say it.
+
+    Raises:
+        ValueError: If the file says something else than a number above 0.
+    """
+    written = _metadata(path).get(TEMPERATURE)
+    if written is None:
+        return None
+    try:
+        temperature = float(written)
+    except ValueError:
+        temperature = math.nan
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"expected a number above 0 as {TEMPERATURE} in {path.name}, got {written!r}")
+    return temperature
 
 
 def _metadata(source: Path) -> dict[str, str]:

@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 from tapadl.evaluation.sources.source import nearest
-from tapadl.evaluation.weights import find_saved_tap, saved_temperature
+from tapadl.evaluation.weights import find_saved_tap
 from tapadl.models.registry import TAP_PREFIX
+from tapadl.models.sharing import saved_temperature
 from tapadl.training.settings import ModelSettings, TapSettings
 
 Weights = dict[str, torch.Tensor]

@@ -74,7 +74,11 @@ class TrainingState:
         """
         tensors = dict(self.model.state_dict())
         tensors.update({} if self.average is None else self.average.tensors)
-        return {name: _whole(tensor).detach().cpu().clone() for name, tensor in tensors.items()}
+        # contiguous, for channels_last is how the model computes, and not how a file is laid out
+        return {
+            name: _whole(tensor).detach().cpu().clone(memory_format=torch.contiguous_format)
+            for name, tensor in tensors.items()
+        }
 
     def template(self, path: str, size: torch.Size, dtype: torch.dtype) -> torch.Tensor:
         """Room for an optimizer tensor that the fresh optimizer does not have yet.

@@ -1,12 +1,15 @@
 """The log, also for TensorBoard, Weights & Biases or Trackio: each imported when it is asked for."""
 
-import hashlib
 import importlib
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from tapadl.data.atomic import write_atomically
 from tapadl.training.settings import LoggingSettings
+
+RUN_ID = ".run-id"
 
 
 class Tracker(Protocol):
@@ -26,7 +29,7 @@ def open_trackers(
 
     Args:
         settings: Which ones.
-        folder: Of the run; where it is says which run it is.
+        folder: Of the run; a file in it says which run it is.
         config: What the run is, as plain data.
         step: Where it begins or goes on.
 
@@ -87,6 +90,9 @@ def _imported(name: str, setting: str) -> Any:
 
 
 def _run_id(folder: Path) -> str:
-    """The same for a run that goes on, another for a folder of the same name elsewhere."""
+    """The same for a run that goes on, another for every run that is begun."""
+    path = folder / RUN_ID
+    if not path.exists():
+        write_atomically(path, secrets.token_hex(4).encode())
     name = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in folder.name)
-    return f"{name}-{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]}"
+    return f"{name}-{path.read_text()}"

@@ -60,11 +60,12 @@ class WeightAverage:
         for part in self._sharded:
             # one that was evaluated last still has the weights it had gathered
             part.reshard()
+        # all at once: one tensor may have several names
+        kept = {name: weight.clone() for name, weight in self._weights.items()}
         for name, weight in self._weights.items():
-            average = self.tensors[name]
-            kept = weight.clone()
-            weight.copy_(average)
-            average.copy_(kept)
+            weight.copy_(self.tensors[name])
+        for name, average in self.tensors.items():
+            average.copy_(kept[name])
 
 
 def _local(tensors: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:

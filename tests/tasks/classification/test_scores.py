@@ -117,3 +117,13 @@ def test_every_process_shows_as_many_batches_and_all_images_count_once(model, co
     assert works[0] == works[1] == works[2]
     assert len(counted) == len(set(counted))
     assert sum(unit.stop - unit.start for unit in counted) == 2 * count
+
+
+def test_where_a_class_has_no_images_all_are_corrupted(model):
+    images = embedded()
+    some = [place for place, label in enumerate(images.labels) if label != 3][:50]
+    gap = EmbeddedImages(
+        images.pixels[some], tuple(images.labels[place] for place in some), images.class_names
+    )
+    (_, corrupted) = scores(gap, corruptions=("fog",), images=10)._parts()
+    assert corrupted.images is gap

@@ -58,7 +58,7 @@ def stored_cityscapes_c(root: str | Path) -> dict[tuple[str, int], SegmentationF
 
     They lie in `leftImg8bit-c/CORRUPTION/SEVERITY/CITY/`, named as the images, beside `gtFine`:
 
-        tapadl corrupt ROOT/leftImg8bit/val ROOT/leftImg8bit-c
+        tapadl corrupt ROOT/leftImg8bit/val ROOT/leftImg8bit-c --corruptions all --size keep --constants 224
 
     Raises:
         OSError: If a folder or the label file of an image is missing.

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tapadl.data.image_file import read_image
+from tapadl.data.image_file import FORMATS, read_image
 from tapadl.data.labelled_files import sampled_sizes
 from tapadl.data.segmentation.labels import LabelScheme, Mask
 from tapadl.data.subset import draw_order
@@ -127,7 +127,7 @@ def read_values(path: Path) -> Mask:
         ValueError: If it is a picture in colours, or has more than 8 bits.
     """
     try:
-        with Image.open(path) as file:
+        with Image.open(path, formats=FORMATS) as file:
             if file.mode not in ("L", "P"):
                 raise ValueError(
                     f"expected one number of 8 bits a pixel in {path}, got a picture of mode {file.mode}; "

@@ -1,6 +1,6 @@
 """What is explored: models, each with its own way of seeing a picture, and pictures."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -25,11 +25,6 @@ class Subject:
     prepare: Callable[[Image.Image], torch.Tensor]
     normalise: Callable[[torch.Tensor], torch.Tensor]
     class_name: Callable[[int], str] = "class {}".format
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model is."""
-        return next(self.model.parameters(), torch.empty(0)).device
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,4 +56,3 @@ class Condition:
 
 
 CLEAN = Condition("", 0)
-Facts = Mapping[str, str]

@@ -28,6 +28,8 @@ def from_timm_name(name: str, checkpoint: Path | None) -> Source:
     if not timm.is_model(architecture):
         raise ValueError(f"timm knows no model {architecture!r}{nearest(architecture, timm.list_models())}")
     config = _pretrained_config(name)
+    if checkpoint is not None and (described := _described(checkpoint, architecture)):
+        return described
     if checkpoint is not None:
         state, _ = read_state_dict(checkpoint)
         model = timm.create_model(name, pretrained=False, **_classes(state, config.classifier))
@@ -46,10 +48,8 @@ def from_file(path: Path) -> Source:
     if not path.is_file():
         raise ValueError(f"expected a checkpoint at {path}, found no file")
     written = metadata_of(path)
-    if CONFIG in written:
-        with TemporaryDirectory() as folder:
-            (Path(folder) / "config.json").write_text(written[CONFIG])
-            return _from_config(Path(folder), path.name, path)
+    if described := _described(path):
+        return described
     if DESCRIPTION in written:
         raise ValueError(f"{path.name} holds a segmenter; evaluate it with --task segmentation")
     model_name = written.get("model_name")
@@ -58,6 +58,16 @@ def from_file(path: Path) -> Source:
             f"{path.name} does not say of which model it is; name the model, and give the file as checkpoint"
         )
     return from_timm_name(model_name, path)
+
+
+def _described(path: Path, architecture: str | None = None) -> Source | None:
+    """The model that a file of `tapadl train` describes; None where it describes none, or another one."""
+    written = metadata_of(path)
+    if CONFIG not in written or architecture not in (None, written.get("model_name")):
+        return None
+    with TemporaryDirectory() as folder:
+        (Path(folder) / "config.json").write_text(written[CONFIG])
+        return _from_config(Path(folder), path.name, path)
 
 
 def from_folder(folder: Path, checkpoint: Path | None = None) -> Source:

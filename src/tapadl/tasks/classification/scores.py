@@ -95,11 +95,17 @@ class Scores:
         return parts
 
     def _sample(self) -> Images:
-        """As many images of each class, as near to the number asked for as the smallest class allows."""
+        """As many images of each class, as near to the number asked for as the smallest class allows.
+
+        All images where a class has none.
+        """
         count, classes = self.settings.images, len(self.images.class_names)
         if count is None or count >= len(self.images):
             return self.images
-        smallest = min(Counter(self.images.labels).values())
+        by_class = Counter(self.images.labels)
+        smallest = min(by_class[label] for label in range(classes))
+        if not smallest:  # of a class without images there is no equal share
+            return self.images
         return self.images.subset(min(max(count // classes, 1), smallest) * classes)
 
     def _share_of(self, parts: list[Part]) -> tuple[list[Unit], set[Unit]]:

@@ -251,6 +251,8 @@ function start(data) {
           width: `${100 / cols}%`, height: `${100 / rows}%`,
         });
       }
+      stack.role = alone ? null : "slider";
+      stack.tabIndex = alone ? -1 : 0;
       if (alone) { figure.querySelector("figcaption").textContent = ""; continue; }
       const values = sideValues(shown, side).subarray(shown.prefix).map((value) => value * shown.unit);
       paint(stack.querySelector("canvas"), shown.grid, values, side === "change" ? scale.change : scale.heat, { change: side === "change" });

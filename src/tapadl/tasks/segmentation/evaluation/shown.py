@@ -60,7 +60,7 @@ class ShownImages(IterableDataset[ShownImage | Failure]):
                 for cell in cells:
                     shown = image_in_cell(image, part, unit.start, cell, seed=self.seed)
                     yield ShownImage(unit, cell, shown, labels)
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, RuntimeError) as error:
                 # torch would send a worker's traceback in place of what it says
                 yield Failure(error)
                 return
