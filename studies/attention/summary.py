@@ -130,8 +130,24 @@ def table(lines: Lines, cost: Mapping[str, float], section: Section, apart: Mapp
     return "\n".join(text)
 
 
-def _spread(values: Sequence[float]) -> str:
-    return f"{fmean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
+def attention_table(lines: Lines, section: Section) -> str:
+    """Markdown: what the attention of every row looks like, mean over layers and images."""
+    text = [f"| | {' | '.join(MEASURES.values())} |", f"|---|{'---:|' * len(MEASURES)}"]
+    (condition,) = section.conditions
+    for row in section.rows:
+        runs = [section.run(condition, row, seed) for seed in range(section.seeds)]
+        own = [lines[run]["attention"] for run in runs if run in lines]
+        if own:
+            cells = [
+                _spread([one[name] for one in own], 1 if name == "effective_keys" else 3) for name in MEASURES
+            ]
+            text.append(f"| {row} | {' | '.join(cells)} |")
+    return "\n".join(text)
+
+
+def _spread(values: Sequence[float], digits: int = 1) -> str:
+    shown = f"{fmean(values):.{digits}f}"
+    return shown + (f" ± {stdev(values):.{digits}f}" if len(values) > 1 else "")
 
 
 def _shown(found: Interval) -> str:
@@ -163,8 +179,10 @@ class Sample:
     names: Sequence[str]
 
     @classmethod
-    def of(cls, lines: Lines, *, within_rows: bool = False, without_losses: bool = False) -> "Sample":
+    def of(cls, lines: Lines, *, within_rows: bool = False, without_losses: bool = False) -> "Sample | None":
         """Rows, each the mean over its seeds; or what is left of runs without the means of row and seed.
+
+        None as long as no condition has enough rows.
 
         Args:
             lines: The runs; conditions with fewer than `ROWS` rows are left out, there is nothing to relate.
@@ -191,6 +209,8 @@ class Sample:
             else:
                 left = means - means.mean(axis=0)
             parts.append((list(by_row), left / np.maximum(left.std(axis=(0, 1)), 1e-12)))
+        if not parts:
+            return None
         stacked = [left.reshape(-1, left.shape[-1]) for _, left in parts]
         names = [name for own, _ in parts for name in own]
         every = [left.shape[1] for own, left in parts for _ in own]
@@ -262,6 +282,8 @@ def predictions(lines: Lines) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for view, how in VIEWS.items():
         sample = Sample.of(lines, **how)
+        if sample is None:
+            continue
         found[view] = {
             "rows": len(sample.names),
             "runs": len(sample.rows),
@@ -324,7 +346,7 @@ def draw_differences(lines: Lines, plan: Plan, path: Path) -> None:
     axis.grid(axis="x", color="#00000018")
     axis.spines[["top", "right", "left"]].set_visible(False)
     axis.tick_params(axis="x", top=True, labeltop=True)
-    axis.legend(loc="upper right", frameon=False)
+    figure.legend(loc="outside upper right", ncols=2, frameon=False)
     _save(figure, path)
 
 
@@ -352,6 +374,7 @@ def draw_curves(lines: Lines, section: Section, path: Path) -> None:
 def draw_predictions(lines: Lines, path: Path) -> None:
     """What the clean error leaves of ADL value, stability and corruption error, a point a row."""
     sample = Sample.of(lines)
+    assert sample is not None
     with_loss = np.array([acts_on_attention(json.loads(name)) for name in sample.names])
     figure, axes = plt.subplots(1, 2, figsize=(8.5, 3.6), sharey=True, constrained_layout=True)
     for axis, name in zip(axes, ("overlap", "stability"), strict=True):
@@ -392,6 +415,7 @@ def tables(lines: Lines, plan: Plan) -> dict[str, str]:
     cost = load_cost(plan.name)
     apart = intervals(comparisons(lines, plan, "corrupted"))
     found = {section.name: table(lines, cost, section, apart) for section in plan.sections}
+    found["attention"] = attention_table(lines, plan.sections[0])
     return found | {"prediction": prediction_table(json.loads((RESULTS / "prediction.json").read_text()))}
 
 
@@ -402,7 +426,8 @@ def main() -> None:
     (RESULTS / "prediction.json").write_text(json.dumps(predictions(lines), indent=1) + "\n")
     draw_differences(lines, plan, PICTURES / "attention-differences.svg")
     draw_curves(lines, plan.sections[0], PICTURES / "attention-curves.svg")
-    draw_predictions(lines, PICTURES / "attention-prediction.svg")
+    if Sample.of(lines) is not None:
+        draw_predictions(lines, PICTURES / "attention-prediction.svg")
     DOCUMENT.write_text(with_tables(DOCUMENT.read_text(), tables(lines, plan)))
 
 

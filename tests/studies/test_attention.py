@@ -278,6 +278,18 @@ def test_tables_and_pictures_are_made_of_the_lines(folder, tmp_path):
     assert {path.suffix for path in tmp_path.iterdir() if path.stat().st_size > 1000} == {".svg"}
 
 
+def test_tables_of_the_page_are_those_of_the_committed_lines(folder):
+    from plan import load_lines, load_plan
+    from summary import DOCUMENT, PLAN, tables, with_tables
+
+    plan = load_plan(PLAN)
+    found = tables(load_lines(plan.name), plan)
+    text = DOCUMENT.read_text()
+    assert with_tables(text, found) == text
+    assert found["main"] in text
+    assert found["attention"] in text
+
+
 def test_other_settings_for_every_run_are_refused(folder, monkeypatch, tmp_path):
     import study
     from plan import load_plan
