@@ -41,6 +41,7 @@ from tapadl.evaluation.plan import Images
 from tapadl.evaluation.preprocessing import Preprocessing
 from tapadl.evaluation.processes import find_device
 from tapadl.evaluation.provenance import versions
+from tapadl.evaluation.worker_processes import begin_worker
 from tapadl.tasks.classification.recipe import ClassificationRecipe, make_mixing
 from tapadl.tasks.classification.scores import Scores
 from tapadl.training.arguments import parse
@@ -208,7 +209,7 @@ def do_missing(plan: Plan, sections: Sequence[str], words: Sequence[str], out: P
     print(f"{len(runs)} runs to do", flush=True)
     RESULTS.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(processes, get_context("spawn"), initializer=begin_worker) as pool:
         futures = [pool.submit(do_run, plan, run, words, out) for run in runs]
         for count, future in enumerate(as_completed(futures), 1):
             try:
