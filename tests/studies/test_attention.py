@@ -197,7 +197,7 @@ def test_what_is_true_of_seeds_alone_does_not_speak_for_rows(folder):
     for run, line in lines.items():
         of_seed = draws.gauss(0, 0.1)
         line["attention"]["overlap"] = of_row[run.changes] + of_seed
-        added = -of_row[run.changes] + 5 * of_seed
+        added = -3 * of_row[run.changes] + 5 * of_seed
         line["corruption_error"] = dict.fromkeys(line["corruption_error"], 0.3 + 0.1 * added)
     assert Sample.of(lines).correlation("overlap")[0] < -0.5
     assert Sample.of(lines, within_rows=True).correlation("overlap")[0] > 0.95
