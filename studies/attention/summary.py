@@ -179,10 +179,8 @@ class Sample:
     names: Sequence[str]
 
     @classmethod
-    def of(cls, lines: Lines, *, within_rows: bool = False, without_losses: bool = False) -> "Sample | None":
+    def of(cls, lines: Lines, *, within_rows: bool = False, without_losses: bool = False) -> "Sample":
         """Rows, each the mean over its seeds; or what is left of runs without the means of row and seed.
-
-        None as long as no condition has enough rows.
 
         Args:
             lines: The runs; conditions with fewer than `ROWS` rows are left out, there is nothing to relate.
@@ -209,8 +207,6 @@ class Sample:
             else:
                 left = means - means.mean(axis=0)
             parts.append((list(by_row), left / np.maximum(left.std(axis=(0, 1)), 1e-12)))
-        if not parts:
-            return None
         stacked = [left.reshape(-1, left.shape[-1]) for _, left in parts]
         names = [name for own, _ in parts for name in own]
         every = [left.shape[1] for own, left in parts for _ in own]
@@ -282,8 +278,6 @@ def predictions(lines: Lines) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for view, how in VIEWS.items():
         sample = Sample.of(lines, **how)
-        if sample is None:
-            continue
         found[view] = {
             "rows": len(sample.names),
             "runs": len(sample.rows),
@@ -314,9 +308,17 @@ def draw_differences(lines: Lines, plan: Plan, path: Path) -> None:
     place = 0.0
     heads: list[tuple[float, str]] = []
     apart = {name: intervals(comparisons(lines, plan, name)) for name in points}
+    drawn: set[tuple[Run, Run]] = set()
     for section in plan.sections:
         for condition in section.conditions:
-            rows = [row for row in section.rows if (section.name, condition, row) in apart["clean"]]
+            pairs = {
+                row: (section.run(condition, row, 0), section.run(condition, section.against, 0))
+                for row in section.rows
+                if (section.name, condition, row) in apart["clean"]
+            }
+            # several tables show the same comparison
+            rows = [row for row, pair in pairs.items() if pair not in drawn]
+            drawn.update(pairs.values())
             if not rows:
                 continue
             heads.append((place, section.title + (f": {condition}" if condition else "")))
@@ -335,14 +337,12 @@ def draw_differences(lines: Lines, plan: Plan, path: Path) -> None:
         style = {"fmt": "o", "markersize": 3.5, "linewidth": 1.1, "color": colour}
         axis.errorbar(means, np.array(places) + shift, xerr=ends, label=f"{name} error", **style)
     for height, title in heads:
-        axis.text(
-            -0.01, height, title, transform=axis.get_yaxis_transform(), ha="right", va="center", weight="bold"
-        )
+        axis.text(0.01, height, title, transform=axis.get_yaxis_transform(), va="center", weight="bold")
     axis.axvline(0, color="#6b6b6b", linewidth=0.8)
     axis.set_yticks(places, labels)
     axis.tick_params(axis="y", length=0)
     axis.set_ylim(place, -1)
-    axis.set_xlabel("percentage points against the row it is compared with; left is better")
+    axis.set_xlabel("percentage points; left is better")
     axis.grid(axis="x", color="#00000018")
     axis.spines[["top", "right", "left"]].set_visible(False)
     axis.tick_params(axis="x", top=True, labeltop=True)
@@ -374,7 +374,6 @@ def draw_curves(lines: Lines, section: Section, path: Path) -> None:
 def draw_predictions(lines: Lines, path: Path) -> None:
     """What the clean error leaves of ADL value, stability and corruption error, a point a row."""
     sample = Sample.of(lines)
-    assert sample is not None
     with_loss = np.array([acts_on_attention(json.loads(name)) for name in sample.names])
     figure, axes = plt.subplots(1, 2, figsize=(8.5, 3.6), sharey=True, constrained_layout=True)
     for axis, name in zip(axes, ("overlap", "stability"), strict=True):
@@ -416,18 +415,25 @@ def tables(lines: Lines, plan: Plan) -> dict[str, str]:
     apart = intervals(comparisons(lines, plan, "corrupted"))
     found = {section.name: table(lines, cost, section, apart) for section in plan.sections}
     found["attention"] = attention_table(lines, plan.sections[0])
-    return found | {"prediction": prediction_table(json.loads((RESULTS / "prediction.json").read_text()))}
+    if is_complete(lines, plan):
+        found["prediction"] = prediction_table(json.loads((RESULTS / "prediction.json").read_text()))
+    return found
+
+
+def is_complete(lines: Lines, plan: Plan) -> bool:
+    """Whether every run is done: what relates rows to one another waits for that."""
+    return all(run in lines for section in plan.sections for run in section.runs())
 
 
 def main() -> None:
     mpl.rcParams.update({"svg.hashsalt": "tapadl", "font.size": 9, "font.family": "sans-serif"})
     plan = load_plan(PLAN)
     lines = load_lines(plan.name)
-    (RESULTS / "prediction.json").write_text(json.dumps(predictions(lines), indent=1) + "\n")
+    if is_complete(lines, plan):
+        (RESULTS / "prediction.json").write_text(json.dumps(predictions(lines), indent=1) + "\n")
+        draw_predictions(lines, PICTURES / "attention-prediction.svg")
     draw_differences(lines, plan, PICTURES / "attention-differences.svg")
     draw_curves(lines, plan.sections[0], PICTURES / "attention-curves.svg")
-    if Sample.of(lines) is not None:
-        draw_predictions(lines, PICTURES / "attention-prediction.svg")
     DOCUMENT.write_text(with_tables(DOCUMENT.read_text(), tables(lines, plan)))
 
 

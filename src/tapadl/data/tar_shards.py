@@ -129,16 +129,14 @@ def _named_classes(
     images: list[_Member], shards: tuple[Path, ...]
 ) -> tuple[tuple[int, ...], tuple[str, ...]]:
     names = [PurePosixPath(image.name).parent.name or shards[image.shard].stem for image in images]
-    above: dict[tuple[int, PurePosixPath], str] = {}
+    firsts: dict[int, str] = {}
     for image in images:
-        place = PurePosixPath(image.name).parent.parent
-        above.setdefault((image.shard, place), image.name)
-    for shard, path in enumerate(shards):
-        first, *others = [name for (number, _), name in above.items() if number == shard] or [""]
-        if others:
+        first = firsts.setdefault(image.shard, image.name)
+        if PurePosixPath(first).parent.parent != PurePosixPath(image.name).parent.parent:
             raise ValueError(
-                f"expected one set of class folders in {path}, got images at different depths or below "
-                f"several folders, such as {first} and {others[0]}; pack each set into a file of its own"
+                f"expected one set of class folders in {shards[image.shard]}, got images at different depths "
+                f"or below several folders, such as {first} and {image.name}; pack each set into a file of "
+                f"its own"
             )
     class_names = tuple(sorted(set(names)))
     label_of = {name: label for label, name in enumerate(class_names)}

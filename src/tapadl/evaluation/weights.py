@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from tapadl.attach import attach_tap
@@ -71,21 +70,6 @@ def find_saved_tap(shapes: Mapping[str, Sequence[int]]) -> dict[str, SavedTAP]:
             gated = f"{match['block']}tap.gate" in shapes
             found[match["block"].removesuffix(".")] = SavedTAP(shape[0], "identity" if gated else "paper")
     return found
-
-
-def metadata_of(path: Path) -> dict[str, str]:
-    """What a safetensors file says of its weights; nothing of other files.
-
-    Raises:
-        ValueError: If it is damaged.
-    """
-    if path.suffix != ".safetensors":
-        return {}
-    try:
-        with safe_open(path, "pt") as file:
-            return file.metadata() or {}
-    except SafetensorError as error:
-        raise ValueError(f"expected {path.name} to be a whole safetensors file: {error}") from error
 
 
 def attach_saved_tap(model: nn.Module, tap: Mapping[str, SavedTAP], temperature: float = 1.0) -> None:

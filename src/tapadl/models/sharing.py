@@ -10,7 +10,7 @@ from pathlib import Path
 
 import timm
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from tapadl.data.atomic import write_atomically
@@ -73,7 +73,7 @@ def convert(
     _check_free(target, overwrite)
     state_dict, wrapper = read_state_dict(source)
     weights = from_official(state_dict, model_name)
-    written = _metadata(source)
+    written = metadata_of(source)
     facts = {"model_name": model_name} | _facts_about(source, wrapper, model_name)
     facts |= {name: written[name] for name in OWN_FACTS if name in written}
     if CONFIG in facts:
@@ -108,7 +108,7 @@ def load_segmenter(source: Path) -> Segmenter:
         ValueError: If the file does not say its model, or holds no segmenter of it.
     """
     weights, _ = read_state_dict(source)
-    written = _metadata(source)
+    written = metadata_of(source)
     if "model_name" not in written or not holds_segmenter(weights):
         other = (
             f"a {written['model_name']} without a head for it" if "model_name" in written else "other weights"
@@ -138,7 +138,7 @@ def _check_free(target: Path, overwrite: bool) -> None:
 
 
 def _facts_about(source: Path, wrapper: str, model_name: str) -> dict[str, str]:
-    written = _metadata(source)
+    written = metadata_of(source)
     if "source_sha256" in written:
         return {name: " ".join(written[name].split()) for name in FACTS if name in written}
     facts = {
@@ -168,9 +168,9 @@ def saved_temperature(path: Path) -> float | None:
     """That of TAP in a file of weights, from which it does not follow; None where the file does not say it.
 
     Raises:
-        ValueError: If the file says something else than a number above 0.
+        ValueError: If the file is damaged, or says something else than a number above 0.
     """
-    written = _metadata(path).get(TEMPERATURE)
+    written = metadata_of(path).get(TEMPERATURE)
     if written is None:
         return None
     try:
@@ -182,12 +182,19 @@ def saved_temperature(path: Path) -> float | None:
     return temperature
 
 
-def _metadata(source: Path) -> dict[str, str]:
-    """What is written beside the weights of a safetensors file; nothing in any other."""
-    if source.suffix != ".safetensors":
+def metadata_of(path: Path) -> dict[str, str]:
+    """What a safetensors file says of its weights; nothing of other files.
+
+    Raises:
+        ValueError: If it is damaged.
+    """
+    if path.suffix != ".safetensors":
         return {}
-    with safe_open(source, "pt") as file:
-        return file.metadata() or {}
+    try:
+        with safe_open(path, "pt") as file:
+            return file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"expected {path.name} to be a whole safetensors file: {error}") from error
 
 
 def save_weights(

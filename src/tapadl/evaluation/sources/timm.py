@@ -14,9 +14,9 @@ from torch import nn
 import tapadl.models  # registers its names with timm  # noqa: F401
 from tapadl.evaluation.library_preprocessing import from_timm
 from tapadl.evaluation.sources.source import Source, nearest, told_in_a_sentence
-from tapadl.evaluation.weights import load_state, load_weights, metadata_of
+from tapadl.evaluation.weights import load_state, load_weights
 from tapadl.models.checkpoint import read_state_dict
-from tapadl.models.sharing import CONFIG, DESCRIPTION
+from tapadl.models.sharing import CONFIG, DESCRIPTION, metadata_of
 
 # What timm writes into a folder, the safe form first.
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth")

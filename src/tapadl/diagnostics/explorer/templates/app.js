@@ -251,7 +251,7 @@ function start(data) {
           width: `${100 / cols}%`, height: `${100 / rows}%`,
         });
       }
-      stack.role = alone ? null : "slider";
+      if (alone) stack.removeAttribute("role"); else stack.setAttribute("role", "slider");
       stack.tabIndex = alone ? -1 : 0;
       if (alone) { figure.querySelector("figcaption").textContent = ""; continue; }
       const values = sideValues(shown, side).subarray(shown.prefix).map((value) => value * shown.unit);
