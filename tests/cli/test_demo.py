@@ -247,3 +247,18 @@ def test_recorded_command_leaves_out_folders():
     words = ("--out", "/a/b", "--seeds", "3", "--data-root=/c", "--data", "full", "--overwrite")
     command = repeatable_command("demo", words, folders=["--data-root"])
     assert command == "tapadl demo --seeds 3 --data-root DIR --data full"
+
+
+def test_recorded_command_keeps_the_name_of_a_file_and_not_its_folder(tmp_path):
+    (tmp_path / "fan.safetensors").touch()
+    words = (
+        "--model",
+        f"local-dir:{tmp_path}/fan.safetensors",
+        f"--x={tmp_path}",
+        "--out=o",
+        "own:tiny",
+        "a/b",
+    )
+    assert repeatable_command("evaluate", words) == (
+        f"tapadl evaluate --model local-dir:fan.safetensors --x={tmp_path.name} own:tiny a/b"
+    )

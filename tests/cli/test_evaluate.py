@@ -179,6 +179,12 @@ def class_folders(root, count=3):
         (["--benchmark", "embedded", "--subset", "7"], "7"),
         (["--benchmark", "embedded", "--attack", "pgd", "--attack-eps", "x"], "number such as 1/255"),
         (["--benchmark", "embedded", "--attack", "pgd", "--attack-eps", "8"], "8 of 255 steps are 8/255"),
+        (["--benchmark", "embedded", "--attack-norm", "l2"], "expected --attack-norm beside --attack"),
+        (["--benchmark", "embedded", "--attack", "fgsm", "--attack-steps", "3"], "--attack-steps with pgd"),
+        (
+            ["--benchmark", "embedded", "--attack", "pgd", "--attack-norm", "l2"],
+            "--attack-eps for the l2 norm",
+        ),
         (["--benchmark", "embedded", "--device", "toaster"], "toaster"),
         (["--benchmark", "embedded", "--workers", "-1"], "--workers of at least 0, got -1"),
         (["--benchmark", "folder", "--data", "folder=classes", "folder=broken"], "expected one folder for"),

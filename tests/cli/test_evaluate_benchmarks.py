@@ -147,6 +147,16 @@ def test_films_are_compared_with_the_frame_before_and_films_of_noise_with_the_fi
     }
     assert found.form == "stored"
     assert flips == {"tilt": [1 / 7] * 2, "gaussian_noise": [4 / 7] * 2}
+    next((tmp_path / "p" / "tilt").glob("*/0.mp4")).rename(
+        tmp_path / "p" / "tilt" / wordnet_ids()[1] / "1.mp4"
+    )
+    (tmp_path / "p" / "tilt" / wordnet_ids()[0]).mkdir(exist_ok=True)
+    shutil.copy(
+        tmp_path / "p" / "tilt" / wordnet_ids()[1] / "1.mp4",
+        tmp_path / "p" / "tilt" / wordnet_ids()[0] / "0.mp4",
+    )
+    assert evaluate("imagenet-p", "p", "--corruptions", "all") == 1
+    assert "expected the same films in p/tilt as in p/gaussian_noise" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

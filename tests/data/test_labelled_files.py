@@ -1,5 +1,6 @@
 import hashlib
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -154,6 +155,13 @@ def test_fingerprint_tells_names_labels_and_sizes(photos):
     with open(photos / "cat" / "8.png", "ab") as image:
         image.write(b"more")
     assert image_folder(photos).fingerprint not in (renamed, files.fingerprint)
+
+
+def test_fingerprint_tells_a_subset_from_the_same_files_apart_for_their_draws_differ(photos):
+    files = image_folder(photos)
+    part = replace(files, subset_of=tuple(range(3, 3 + len(files))))
+    whole = replace(files, subset_of=tuple(range(len(files))))
+    assert part.fingerprint != files.fingerprint == whole.fingerprint
 
 
 def test_fingerprint_asks_for_few_sizes(tmp_path, monkeypatch):

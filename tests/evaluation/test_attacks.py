@@ -188,7 +188,9 @@ def test_parameters_and_images_collect_no_gradients_in_any_mode(mode):
     model = network()
     with mode():
         images = INNER.clone()
-        attacked = [fgsm(model, images, LABELS, eps=0.1), pgd(model, images, LABELS, eps=0.1, steps=2)]
+        attacked = [
+            attack(model, images, LABELS, eps=0.1, norm=norm) for attack in ATTACKS.values() for norm in NORMS
+        ]
     assert all(parameter.grad is None for parameter in model.parameters())
     assert all(not x.requires_grad and not torch.equal(x, INNER) for x in attacked)
     assert torch.equal(images, INNER)

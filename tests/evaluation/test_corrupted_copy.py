@@ -164,9 +164,13 @@ def test_an_interrupted_job_goes_on_and_ends_with_the_same_bytes(source, tmp_pat
     with pytest.raises(KeyboardInterrupt):
         CorruptedCopy(source, out, SETTINGS).run()
     assert not (out / "manifest.json").exists()
-    unfinished = corrupted_files(out)
-    stamps = {name: os.stat(out / name).st_mtime_ns for name in unfinished if not name.endswith(".tmp")}
-    assert len(stamps) == files_before
+    finished = [
+        name
+        for line in (out / "journal.jsonl").read_text().splitlines()[:-1]
+        for name in json.loads(line)["files"]
+    ]
+    stamps = {name: os.stat(out / name).st_mtime_ns for name in finished}
+    assert len(stamps) == files_before // 4 * 4
     monkeypatch.setattr(corrupted_image, "write_atomically", real)
     steps = []
     summary = CorruptedCopy(source, out, SETTINGS).run(advance=steps.append)
@@ -264,6 +268,21 @@ def test_an_image_that_does_not_decode_stops_the_job_or_is_skipped_and_listed(so
     CorruptedCopy(source, tmp_path / "whole", SETTINGS).run()
     whole = corrupted_files(tmp_path / "whole")
     assert all(whole[name] == sha for name, sha in manifest["files"].items())
+
+
+def test_a_job_goes_on_when_a_damaged_image_was_replaced_and_one_that_changed_is_done_again(source, tmp_path):
+    broken, changed = source / "cat" / "b.jpg", source / "cat" / "a.png"
+    whole, before = broken.read_bytes(), changed.read_bytes()
+    broken.write_bytes(whole[:200])
+    picture(9).save(changed)
+    assert len(changed.read_bytes()) != len(before)
+    with pytest.raises(ValueError, match="does not decode"):
+        CorruptedCopy(source, tmp_path / "out", SETTINGS).run()
+    broken.write_bytes(whole)
+    changed.write_bytes(before)
+    CorruptedCopy(source, tmp_path / "out", SETTINGS).run()
+    CorruptedCopy(source, tmp_path / "fresh", SETTINGS).run()
+    assert hashes(tmp_path / "out") == hashes(tmp_path / "fresh")
 
 
 def test_where_no_image_decodes_the_job_fails(tmp_path):

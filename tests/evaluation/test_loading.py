@@ -422,6 +422,9 @@ class Linear(nn.Sequential):
 def pair():
     return Linear(), GRAY
 
+def half():
+    return Linear().bfloat16(), GRAY
+
 def attribute():
     model = Linear()
     model.preprocessing = GRAY
@@ -463,7 +466,7 @@ def own(here):
     return "own_model_file"
 
 
-@pytest.mark.parametrize("function", ["pair", "attribute"])
+@pytest.mark.parametrize("function", ["pair", "attribute", "half"])
 def test_a_function_in_the_current_folder_gives_the_model(own, function):
     path_before = list(sys.path)
     loaded = load_model(f"{own}:{function}")

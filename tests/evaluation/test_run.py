@@ -8,7 +8,9 @@ from torch import nn
 
 from tapadl.corruptions import corrupt
 from tapadl.data.embedded import EmbeddedImages
-from tapadl.evaluation.evaluate import job_of
+from tapadl.evaluation import evaluate
+from tapadl.evaluation.benchmark_result import EvaluationResult
+from tapadl.evaluation.evaluate import job_of, summarise
 from tapadl.evaluation.loading import LoadedModel
 from tapadl.evaluation.plan import Cell, Part, units_of
 from tapadl.evaluation.preprocessing import Preprocessing
@@ -164,6 +166,36 @@ def test_sequences_are_perturbed_and_scored(images, loaded, tmp_path):
         assert record.count == 20
         assert (record.items["pairs"] == 30).all()
         assert 0 < record.items["flips"].sum() < 20 * 30
+
+
+def test_sequences_made_in_memory_have_a_result_that_says_how(images, tmp_path):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(784, 10)).eval()
+    facts = {"library": "own", "parameters": "7850", "outputs": "10"}
+    loaded = LoadedModel("linear", model, Preprocessing((28, 28), (0.286,), (0.353,)), "0" * 64, facts)
+    cells = (Cell("gaussian_noise"), Cell("snow"), Cell("tilt"))
+    plan = {"imagenet-p": [Part(images.subset(10), cells, "in_memory", sequences=True)]}
+    settings = RunSettings(batch_size=16)
+    run_plan(plan["imagenet-p"], loaded, tmp_path, settings, device=CPU)
+    result = summarise(loaded, plan, settings, tmp_path, command="", device=CPU, subset=10)
+    assert result.benchmarks[0].notes == {
+        "image_size": [28, 28],
+        "constants_of_size": 32,
+        "lengths_scaled": True,
+    }
+    result.save(tmp_path / "result.json")
+    metrics = EvaluationResult.load(tmp_path / "result.json").metrics("imagenet-p")
+    assert 0 < metrics["flip_probability_gaussian_noise"] < 1
+
+
+def test_frost_of_another_kind_is_another_job(images, loaded, monkeypatch):
+    plan = {"embedded-c": [Part(images, (Cell("frost", 1),), "in_memory")]}
+    jobs = []
+    for kind in ("photographs", "procedural"):
+        monkeypatch.setattr(evaluate, "frost_source", lambda kind=kind: kind)
+        jobs.append(job_of(loaded, plan, RunSettings()))
+    assert jobs[0] != jobs[1]
+    stored = {"imagenet-c": [Part(images, (Cell("frost", 1),), "stored")]}
+    assert "frost" not in job_of(loaded, stored, RunSettings())["settings"]
 
 
 def test_attacks_hurt_and_stay_in_their_ball(images, loaded, tmp_path):

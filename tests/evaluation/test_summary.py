@@ -109,9 +109,10 @@ def test_images_score_correct_and_calibrated():
         )
 
 
-def test_nan_logits_are_refused_with_the_cell():
-    with pytest.raises(RuntimeError, match="fog/3, got NaN"):
-        score_images(Cell("fog", 3), torch.tensor([[0.0, torch.nan]]), torch.tensor([0]))
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_logits_that_are_no_numbers_are_refused_with_the_cell(value):
+    with pytest.raises(RuntimeError, match="fog/3, got NaN or infinity; evaluate with --precision float32"):
+        score_images(Cell("fog", 3), torch.tensor([[0.0, value]]), torch.tensor([0]))
 
 
 def test_logits_are_restricted_to_the_outputs_of_the_classes():

@@ -1,7 +1,6 @@
 """`tapadl corrupt`."""
 
 import argparse
-import os
 import shlex
 import sys
 from pathlib import Path
@@ -114,12 +113,13 @@ def run(arguments: argparse.Namespace) -> int:
     from tapadl.cli.output import LastingOutput, make_console, say
     from tapadl.cli.progress import WorkBar
     from tapadl.evaluation.corrupted_copy import CorruptedCopy
+    from tapadl.evaluation.processes import spare_cores
 
     console = make_console(LastingOutput(sys.stdout))
     copy = CorruptedCopy(arguments.source, arguments.target, _settings(arguments))
     with WorkBar(console, "images corrupted", len(copy)) as bar:
         summary = copy.run(
-            workers=(os.cpu_count() or 1) if arguments.workers is None else arguments.workers,
+            workers=spare_cores() + 1 if arguments.workers is None else arguments.workers,
             on_error=arguments.on_error,
             command=_command(arguments),
             advance=bar.advance,

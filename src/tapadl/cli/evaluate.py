@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from tapadl.evaluation.benchmarks import Conditions
-    from tapadl.evaluation.run import RunSettings
+    from tapadl.evaluation.run import AttackSettings, RunSettings
 
     Commands = argparse._SubParsersAction[Any]
 
@@ -103,7 +103,7 @@ def add_command(commands: "Commands", formatter: type[argparse.HelpFormatter]) -
         "--corruptions",
         nargs="+",
         metavar="NAME",
-        help="only these, or all for all nineteen (default: the benchmark's own)",
+        help="only these, or all, such as all nineteen (default: the benchmark's own)",
     )
     what.add_argument(
         "--severities", nargs="+", type=int, default=[1, 2, 3, 4, 5], metavar="N", help="only these of 1 to 5"
@@ -122,9 +122,9 @@ def add_command(commands: "Commands", formatter: type[argparse.HelpFormatter]) -
     )
     attack = parser.add_argument_group("attacks on clean images")
     attack.add_argument("--attack", nargs="+", default=[], metavar="NAME", help="fgsm, pgd, autoattack")
-    attack.add_argument("--attack-norm", choices=("linf", "l2"), default="linf", help="(default: linf)")
-    attack.add_argument("--attack-eps", default="1/255", metavar="X", help="radius (default: 1/255)")
-    attack.add_argument("--attack-steps", type=int, default=10, metavar="N", help="of pgd (default: 10)")
+    attack.add_argument("--attack-norm", choices=("linf", "l2"), help="(default: linf)")
+    attack.add_argument("--attack-eps", metavar="X", help="radius (default: 1/255 in linf; none in l2)")
+    attack.add_argument("--attack-steps", type=int, metavar="N", help="of pgd (default: 10)")
 
     how = parser.add_argument_group("how")
     how.add_argument("--seed", type=int, default=0, metavar="N", help="of the corruptions (default: 0)")
@@ -250,14 +250,10 @@ def _check_no_segmentation(arguments: argparse.Namespace) -> None:
 
 
 def _conditions(arguments: argparse.Namespace) -> "Conditions":
-    from tapadl.corruptions import CORRUPTIONS
     from tapadl.evaluation.benchmarks import Conditions
 
-    names = arguments.corruptions
-    if names == ["all"]:
-        names = list(CORRUPTIONS)
     return Conditions(
-        corruptions=None if names is None else tuple(names),
+        corruptions=None if arguments.corruptions is None else tuple(arguments.corruptions),
         severities=tuple(dict.fromkeys(arguments.severities)),
         subset=arguments.subset,
         jpeg=arguments.jpeg85,
@@ -266,14 +262,34 @@ def _conditions(arguments: argparse.Namespace) -> "Conditions":
 
 
 def _settings(arguments: argparse.Namespace) -> "RunSettings":
-    from tapadl.evaluation.run import AttackSettings, RunSettings
+    from tapadl.evaluation.run import RunSettings
 
     return RunSettings(
         seed=arguments.seed,
         batch_size=64 if arguments.batch_size is None else arguments.batch_size,
         precision=arguments.precision,
         compile=arguments.compile,
-        attack=AttackSettings(_fraction(arguments.attack_eps), arguments.attack_norm, arguments.attack_steps),
+        attack=_attack(arguments),
+    )
+
+
+def _attack(arguments: argparse.Namespace) -> "AttackSettings":
+    from tapadl.evaluation.run import AttackSettings
+
+    eps, norm, steps = arguments.attack_eps, arguments.attack_norm, arguments.attack_steps
+    given = {"--attack-eps": eps, "--attack-norm": norm, "--attack-steps": steps}
+    for option, value in given.items():
+        if value is not None and not arguments.attack:
+            raise ValueError(f"expected {option} beside --attack, got it alone; name an attack, such as pgd")
+    if steps is not None and "pgd" not in arguments.attack:
+        raise ValueError(f"expected --attack-steps with pgd, got it with {', '.join(arguments.attack)}")
+    if norm == "l2" and eps is None:
+        raise ValueError("expected --attack-eps for the l2 norm, which has no usual radius, got none")
+    defaults = AttackSettings()
+    return AttackSettings(
+        defaults.eps if eps is None else _fraction(eps),
+        norm or defaults.norm,
+        defaults.steps if steps is None else steps,
     )
 
 

@@ -6,6 +6,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from math import inf
+from pathlib import Path
 from typing import TYPE_CHECKING, TextIO, cast
 
 if TYPE_CHECKING:
@@ -86,6 +87,8 @@ def repeatable_command(
 ) -> str:
     """What to type to get the same result, without where it is written and without folders of this machine.
 
+    Of other words that name a file or folder which is there, its own name is kept.
+
     Args:
         command: Such as "demo".
         words: The words behind it.
@@ -104,5 +107,12 @@ def repeatable_command(
             kept += [name, "DIR"] if name != "--out" else []
             skip = 0 if given else inf if name in several else 1
         elif word != "--overwrite":
-            kept.append(word)
+            kept.append(_without_folder(word))
     return shlex.join(["tapadl", command, *kept])
+
+
+def _without_folder(word: str) -> str:
+    """`local-dir:/home/me/fan` -> `local-dir:fan`, if there is one."""
+    start = max(word.find("="), word.find(":")) + 1
+    path = Path(word[start:])
+    return word[:start] + path.name if path.name != word[start:] and path.exists() else word

@@ -80,7 +80,7 @@ class LabelledFiles:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of all paths and labels and of the sizes of up to 1,000 files.
+        """SHA-256 of all paths, labels and positions in the whole set, and of the sizes of up to 1,000 files.
 
         The files whose size is read are every k-th, k the smallest that gives no more than 1,000: enough to
         tell data that were encoded anew, without asking each of the 3.75 million files of a stored benchmark.
@@ -90,6 +90,8 @@ class LabelledFiles:
         digest.update(os.fsencode("\0".join(self.paths)))
         digest.update(np.array(self.labels, dtype="<i4").tobytes())
         digest.update(sampled_sizes(self.root, self.paths))
+        if self.subset_of not in (None, tuple(range(len(self)))):
+            digest.update(np.array(self.positions, dtype="<i8").tobytes())
         return digest.hexdigest()
 
 

@@ -47,8 +47,9 @@ def fgsm(
     """
     with attacking(model, images, labels) as (images, labels):
         ball = ball_around(images, eps, norm)
-        losses, _ = judge(model, images.requires_grad_(), labels)
-        return ball.project(images.detach() + eps * ball.steepest(gradient_of(losses, images)))
+        start = images.clone().requires_grad_()
+        losses, _ = judge(model, start, labels)
+        return ball.project(images + eps * ball.steepest(gradient_of(losses, start)))
 
 
 def pgd(
@@ -104,7 +105,7 @@ def pgd(
         ball = ball_around(images, eps, norm)
         length = 2.5 * eps / steps if step_size is None else step_size
         draws = Draws(seed, checked_indices(indices, len(images)), "pgd", 0)
-        now = ball.draw(draws) if random_start else images
+        now = ball.draw(draws) if random_start else images.clone()
         best = now.clone()
         best_losses = torch.full(labels.shape, -torch.inf, device=labels.device)
         best_wrong = torch.zeros_like(labels, dtype=torch.bool)

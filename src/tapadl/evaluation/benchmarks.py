@@ -1,7 +1,7 @@
 """The benchmarks by name: where their images come from and the conditions they are shown in."""
 
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -26,6 +26,7 @@ from tapadl.data.stored import IMAGENET_3DCC, IMAGENET_C, IMAGENET_C_EXTRA
 from tapadl.evaluation.plan import ATTACKS, CLEAN, Cell, Form, Images, Labelled, Part
 
 _Labelled = TypeVar("_Labelled", bound=Labelled)
+ALL = ("all",)
 IN_MCE = tuple(name for name, corruption in CORRUPTIONS.items() if corruption.in_mce)
 
 
@@ -75,7 +76,8 @@ class Conditions:
     """What of a benchmark is shown.
 
     Args:
-        corruptions: Names; None for the benchmark's own: the fifteen of the mean corruption error.
+        corruptions: Names; None for the benchmark's own, such as the fifteen of the mean corruption error;
+            `ALL` for all that it knows, such as nineteen.
         severities: 1 to 5.
         subset: So many images, a fixed list; None for all.
         jpeg: Corrupted images go through JPEG at quality 85 like the published ones.
@@ -154,7 +156,7 @@ def make_parts(name: str, root: Path | None, conditions: Conditions) -> list[Par
     if benchmark.kind == "clean":
         attacks = tuple(Cell(attack) for attack in _known(conditions.attacks, ATTACKS, "attacks"))
         return [Part(images, (Cell(CLEAN), *attacks), "stored", attacks=conditions.attacks)]
-    names = _known(IN_MCE if conditions.corruptions is None else conditions.corruptions, CORRUPTIONS)
+    names = _chosen(conditions.corruptions, IN_MCE, CORRUPTIONS)
     form: Form = "in_memory_jpeg85" if conditions.jpeg else "in_memory"
     cells = tuple(Cell(name, severity) for name in names for severity in conditions.severities)
     return [Part(images, (Cell(CLEAN), *cells), form)]
@@ -164,7 +166,8 @@ def _stored_parts(name: str, root: Path, conditions: Conditions) -> list[Part]:
     """One part a folder of stored images; by default the fifteen, or whatever 3DCC holds."""
     if conditions.jpeg:
         raise ValueError(f"expected images that are corrupted in memory for JPEG, got stored ones in {root}")
-    stored = stored_corruptions(root, conditions.corruptions)
+    every = tuple(CORRUPTIONS) if name == "imagenet-c" else None
+    stored = stored_corruptions(root, every if conditions.corruptions == ALL else conditions.corruptions)
     names = tuple(dict.fromkeys(corruption for corruption, _ in stored))
     own = IMAGENET_3DCC if name == "imagenet-3dcc" else IMAGENET_C + IMAGENET_C_EXTRA
     strangers = [one for one in names if one not in own]
@@ -195,14 +198,27 @@ def _sequence_parts(root: Path, conditions: Conditions) -> list[Part]:
                 f"expected all {len(published)} perturbations of ImageNet-P in {root}, {', '.join(absent)} "
                 f"missing; name those that are there with --corruptions"
             )
-        names = _known(published if conditions.corruptions is None else conditions.corruptions, found)
+        names = _chosen(conditions.corruptions, published, found)
+        _check_same_films({name: found[name] for name in names})
         return [
             Part(_cut(found[name], conditions.subset), (Cell(name),), "stored", sequences=True)
             for name in names
         ]
-    names = _known(published if conditions.corruptions is None else conditions.corruptions, PERTURBATIONS)
+    names = _chosen(conditions.corruptions, published, PERTURBATIONS)
     images = _cut(imagenet(root), conditions.subset)
     return [Part(images, tuple(Cell(name) for name in names), "in_memory", sequences=True)]
+
+
+def _check_same_films(found: Mapping[str, PerturbationSequences]) -> None:
+    """What one film adds to the mean over perturbations can be told only if all have it."""
+    (first, films), *others = found.items()
+    for name, own in others:
+        if own.paths != films.paths:
+            differing = sorted(set(own.paths) ^ set(films.paths))
+            raise ValueError(
+                f"expected the same films in {own.root} as in {films.root}, but only one of them has "
+                f"{differing[0]}; unpack it again, or evaluate {first} and {name} apart"
+            )
 
 
 def _stored_sequences(root: Path) -> dict[str, PerturbationSequences]:
@@ -217,6 +233,12 @@ def _stored_sequences(root: Path) -> dict[str, PerturbationSequences]:
 
 def _cut(images: _Labelled, count: int | None) -> _Labelled:
     return images if count is None else images.subset(count)
+
+
+def _chosen(names: tuple[str, ...] | None, own: Collection[str], known: Collection[str]) -> tuple[str, ...]:
+    if names is None:
+        return tuple(own)
+    return tuple(known) if names == ALL else _known(names, known)
 
 
 def _known(names: Sequence[str], known: Collection[str], what: str = "corruptions") -> tuple[str, ...]:

@@ -122,13 +122,13 @@ class CorruptedCopy:
             if folder.continued:
                 remove_half_written(self.target)
             journal = _Journal(self.target)
-            finished = journal.finished_images()
+            finished = journal.finished_images(self.tree)
             advance(len(finished))
             skipped: dict[str, str] = {}
             with closing(self._copy(finished, workers)) as results:
                 for copied in results:
                     if copied.problem is None:
-                        journal.add(copied)
+                        journal.add(copied, self.tree.size(copied.path))
                     elif on_error == "stop":
                         raise ValueError(f"{copied.problem}; --on-error skip goes on without it")
                     else:
@@ -151,7 +151,7 @@ class CorruptedCopy:
 
     @cached_property
     def _job(self) -> dict[str, dict[str, Any]]:
-        settings = asdict(self.settings) | {"images": len(self), "images_sha256": self.tree.fingerprint}
+        settings = asdict(self.settings) | {"images": len(self), "paths_sha256": self.tree.fingerprint}
         if "frost" in self.settings.corruptions:
             settings["frost"] = frost_source()
         return {"settings": settings, "versions": {name: version(name) for name in _DECIDING}}
@@ -164,7 +164,7 @@ class CorruptedCopy:
             "settings": self._job["settings"],
             "layout": "<corruption>/<severity>/<path of the image>",
             "constants": self._constants(),
-            "versions": versions() | self._job["versions"],
+            "versions": versions(),
             "skipped": {
                 path: problem.replace(str(self.source / path), path) for path, problem in skipped.items()
             },
@@ -215,8 +215,11 @@ class _Journal:
         self._target = target
         self._places: dict[str, int] = {}
 
-    def finished_images(self) -> set[str]:
-        """The images whose files are all there; a line cut short or damaged, and what follows, is dropped."""
+    def finished_images(self, tree: ImageTree) -> set[str]:
+        """The images, of the same size as then, whose files are all there.
+
+        A line cut short or damaged, and what follows, is dropped.
+        """
         self.path.touch()
         whole = 0
         with self.path.open("rb+") as journal:
@@ -225,15 +228,16 @@ class _Journal:
                     content = json.loads(line if line.endswith(b"\n") else b"")
                 except ValueError:
                     break
-                if all((self._target / name).exists() for name in content["files"]):
+                same = tree.size(content["image"]) == content["size"]
+                if same and all((self._target / name).exists() for name in content["files"]):
                     self._places[content["image"]] = whole
                 whole += len(line)
             journal.truncate(whole)
         return set(self._places)
 
-    def add(self, copied: Copied) -> None:
-        """Note a finished image."""
-        line = json.dumps({"image": copied.path, "files": copied.files}) + "\n"
+    def add(self, copied: Copied, size: int) -> None:
+        """Note a finished image, whose file has so many bytes."""
+        line = json.dumps({"image": copied.path, "size": size, "files": copied.files}) + "\n"
         with self.path.open("ab") as journal:
             self._places[copied.path] = journal.tell()
             journal.write(line.encode())

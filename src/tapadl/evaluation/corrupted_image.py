@@ -123,7 +123,7 @@ class Copied:
 
 
 def copy_image(settings: CopySettings, source: Path, target: Path, path: str, index: int) -> Copied:
-    """Write all corrupted files of one image, each at once or not at all; one that is there already stays.
+    """Write all corrupted files of one image, each at once or not at all.
 
     Args:
         settings: Which files.
@@ -145,19 +145,16 @@ def copy_image(settings: CopySettings, source: Path, target: Path, path: str, in
     for corruption, severity in settings.cells:
         name = f"{corruption}/{severity}/{settings.name(path)}"
         file = target / name
-        if file.exists():
-            content = file.read_bytes()
-        else:
-            corrupted = corrupt(
-                images,
-                corruption,
-                severity,
-                seed=settings.seed,
-                indices=torch.tensor([index]),
-                image_size=settings.constants_size,
-            )
-            content = settings.encode((corrupted[0] * 255).round_().to(torch.uint8))
-            write_atomically(file, content)
+        corrupted = corrupt(
+            images,
+            corruption,
+            severity,
+            seed=settings.seed,
+            indices=torch.tensor([index]),
+            image_size=settings.constants_size,
+        )
+        content = settings.encode((corrupted[0] * 255).round_().to(torch.uint8))
+        write_atomically(file, content)
         files[name] = hashlib.sha256(content).hexdigest()
     return Copied(path, files)
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from tapadl.corruptions import CORRUPTIONS, constants_for, frost_source
+from tapadl.corruptions.perturbations import sequence_constants
 from tapadl.data.job_folder import JobKind
 from tapadl.evaluation.benchmark_result import SCHEMA, BenchmarkResult, EvaluationResult
 from tapadl.evaluation.loading import LoadedModel
@@ -55,13 +56,16 @@ def job_of(loaded: LoadedModel, plan: Plan, settings: RunSettings) -> dict[str, 
             "expected precision float32 or bfloat16 for attacks, got float16, whose gradients vanish: an "
             "image that is not attacked would count as robust"
         )
+    frost = {"frost": frost_source()} if _shows_frost(parts_of(plan)) else {}
     return {
         "settings": {
             "model": loaded.name,
             "weights": loaded.weights_sha256,
+            "facts": dict(loaded.facts),
             "preprocessing": json.loads(json.dumps(asdict(loaded.preprocessing))),
             "benchmarks": {name: [part.key for part in parts] for name, parts in plan.items()},
             **asdict(settings),
+            **frost,
         },
         "versions": versions(),
     }
@@ -122,22 +126,28 @@ def summarise(
 
 def _notes(parts: Sequence[Part], loaded: LoadedModel) -> dict[str, Any]:
     """What else decides corrupted images that are made in memory."""
-    cells = [
-        cell
+    side = min(loaded.preprocessing.image_size)
+    constants = [
+        sequence_constants(cell.condition, side)
+        if part.sequences
+        else constants_for(cell.condition, cell.severity, side)
         for part in parts
         if part.form != "stored"
         for cell in part.cells
-        if cell.condition in CORRUPTIONS
+        if part.sequences or cell.condition in CORRUPTIONS
     ]
-    if not cells:
+    if not constants:
         return {}
-    side = min(loaded.preprocessing.image_size)
-    constants = [constants_for(cell.condition, cell.severity, side) for cell in cells]
     notes: dict[str, Any] = {
         "image_size": list(loaded.preprocessing.image_size),
         "constants_of_size": constants[0].published_size,
         "lengths_scaled": any(one.scaled for one in constants),
     }
-    if any(cell.condition == "frost" for cell in cells):
+    if _shows_frost(parts):
         notes["frost"] = frost_source()
     return notes
+
+
+def _shows_frost(parts: Sequence[Part]) -> bool:
+    """Whether frost, whose pictures may be the published ones or ours, is made in memory."""
+    return any(cell.condition == "frost" for part in parts if part.form != "stored" for cell in part.cells)

@@ -23,13 +23,13 @@ class ImageTree:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of all paths and file sizes, -1 for a link to nothing."""
-        digest = hashlib.sha256()
-        for path in self.paths:
-            file = self.root / path
-            size = file.stat().st_size if file.exists() else -1
-            digest.update(f"{path}\0{size}\0".encode("utf-8", "surrogateescape"))
-        return digest.hexdigest()
+        """SHA-256 of all paths."""
+        return hashlib.sha256("\0".join(self.paths).encode("utf-8", "surrogateescape")).hexdigest()
+
+    def size(self, path: str) -> int:
+        """Of a file, in bytes; -1 for a link to nothing."""
+        file = self.root / path
+        return file.stat().st_size if file.exists() else -1
 
 
 def find_images(root: Path) -> ImageTree:

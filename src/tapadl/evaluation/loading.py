@@ -56,6 +56,7 @@ def load_model(spec: str, *, checkpoint: str | Path | None = None) -> LoadedMode
     """Build a model and load its weights.
 
     Nothing that stands in a checkpoint, a folder or on a hub is run; `module:function` is code of one's own.
+    Weights of half precision are taken to float32.
 
     Args:
         spec: A name of timm; `hf-hub:ID`; `local-dir:FOLDER` or the path of a folder in timm's format; the
@@ -83,7 +84,7 @@ def load_model(spec: str, *, checkpoint: str | Path | None = None) -> LoadedMode
     model = source.model
     if "pixel_values" in inspect.signature(model.forward).parameters:
         model = Logits(model)
-    model.eval().requires_grad_(False)
+    model.eval().requires_grad_(False).float()
     facts = {
         **source.facts,
         "library_version": _version(source.facts["library"]),
@@ -131,7 +132,7 @@ def _outputs(spec: str, model: nn.Module, preprocessing: Preprocessing) -> int:
     image = torch.full((1, preprocessing.channels, *preprocessing.image_size), 0.5, device=like.device)
     try:
         with torch.inference_mode():
-            logits = model(preprocessing.normalise(image).to(like.dtype))
+            logits = model(preprocessing.normalise(image))
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{_name(spec)} fails on an image of {tuple(image.shape)}: {reason}") from error

@@ -13,7 +13,7 @@ def versions() -> dict[str, str]:
     """Of Python and of the libraries that decide numbers."""
     return {
         "python": platform.python_version(),
-        **{name: version(name) for name in ("tapadl", "torch", "timm", "numpy")},
+        **{name: version(name) for name in ("tapadl", "torch", "timm", "numpy", "scipy", "pillow")},
     }
 
 

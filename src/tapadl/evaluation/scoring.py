@@ -22,13 +22,14 @@ def score_images(cell: Cell, logits: torch.Tensor, labels: torch.Tensor) -> Reco
         "correct" for every image; the counts of the expected calibration error.
 
     Raises:
-        RuntimeError: If a logit is NaN.
+        RuntimeError: If a logit is NaN or infinite.
     """
     logits = logits.float()
-    if logits.isnan().any():
+    # -inf is a class that is ruled out
+    if logits.isnan().any() or logits.isposinf().any():
         raise RuntimeError(
-            f"expected numbers as logits in {cell.key}, got NaN; evaluate with --precision float32, "
-            "or look at the weights"
+            f"expected numbers as logits in {cell.key}, got NaN or infinity; evaluate with "
+            "--precision float32, or look at the weights"
         )
     calibration = ExpectedCalibrationError()
     calibration.update(logits.softmax(dim=1), labels)

@@ -111,11 +111,13 @@ class SegmentationFiles:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the paths, the meaning of the labels, and the sizes of up to 1,000 files."""
+        """SHA-256 of paths, positions, the meaning of the labels, and the sizes of up to 1,000 files."""
         digest = hashlib.sha256(f"{len(self)}\0{self.scheme.values}\0".encode())
         for paths in (self.images, self.masks):
             digest.update(os.fsencode("\0".join(paths)))
             digest.update(sampled_sizes(self.root, paths))
+        if self.subset_of not in (None, tuple(range(len(self)))):
+            digest.update(np.array(self.positions, dtype="<i8").tobytes())
         return digest.hexdigest()
 
 

@@ -97,6 +97,7 @@ def job_of(
             "benchmarks": {name: [part.key for part in parts] for name, parts in plan.items()},
             "predictions": predictions,
             **asdict(settings),
+            **({"frost": frost_source()} if _shows_frost(parts_of(plan)) else {}),
         },
         "versions": versions(),
     }
@@ -188,6 +189,10 @@ def _notes(parts: Sequence[Part]) -> dict[str, Any]:
     notes: dict[str, Any] = {"constants_scaled": constants is None}
     if constants is not None:
         notes["constants_of_size"] = constants
-    if any(cell.condition == "frost" for part in made for cell in part.cells):
+    if _shows_frost(parts):
         notes["frost"] = frost_source()
     return notes
+
+
+def _shows_frost(parts: Sequence[Part]) -> bool:
+    return any(cell.condition == "frost" for part in parts if part.form == "in_memory" for cell in part.cells)
