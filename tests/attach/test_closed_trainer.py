@@ -470,3 +470,35 @@ def test_one_graph_without_a_scale_is_refused(make_vit, images):
     step = torch.compile(lambda x: model(x).square().mean(), backend="aot_eager", fullgraph=True)
     with pytest.raises(RuntimeError, match="accumulation cannot be seen from a compiled graph"):
         step(images)
+
+
+def test_a_model_that_ignores_the_number_of_all_items_carries_the_loss_as_it_is():
+    """Losses of several labels an image take the number and do not divide by it."""
+    model = make_hf_vit()
+    model.config.problem_type = "multi_label_classification"
+    images, labels = torch.randn(2, 3, 32, 32), torch.rand(2, 5).round()
+    want = hf_by_hand(model, images, labels)
+    tapadl.attach_diversification(model, 0.5, tau=1.2, sites=hf_sites(model))
+    model(images, labels=labels, num_items_in_batch=torch.tensor(40)).loss.backward()
+    assert_equal(gradients(model), want)
+
+
+def test_float16_autocast_is_noticed_where_the_softmax_is_taken_in_float32(images):
+    model = make_hf_vit()
+    model.set_attn_implementation("eager")
+    tapadl.attach_diversification(model, sites=hf_sites(model))
+    with (
+        torch.autocast("cpu", dtype=torch.float16),
+        pytest.raises(RuntimeError, match="attention in float16 is trained with a scaled loss"),
+    ):
+        model(torch.randn(2, 3, 32, 32))
+    assert model(torch.randn(2, 3, 32, 32)).logits.requires_grad
+
+
+def test_a_model_nobody_holds_is_freed(make_vit, images):
+    model = tapadl.attach_diversification(make_vit())
+    F.cross_entropy(model(images), LABELS).backward()
+    reference = weakref.ref(model)
+    del model
+    gc.collect()
+    assert reference() is None

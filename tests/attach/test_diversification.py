@@ -512,3 +512,62 @@ def test_a_fraction_of_the_queries_is_drawn_anew_in_each_call(make_vit, images, 
 def test_a_fraction_of_no_queries_is_refused(make_vit):
     with pytest.raises(ValueError, match="query_fraction above 0 and at most 1, got 0"):
         tapadl.AttentionDiversificationLoss(make_vit(), query_fraction=0)
+
+
+def test_a_fraction_that_is_all_queries_is_the_whole_loss_where_some_are_padding():
+    """Of attention that keeps its map: as many queries as keys are taken for the tokens of the keys."""
+    model = Masked()
+    site = tapadl.Site(model, model, model.norm, 0, (12,), head_axis=1)
+    tokens = torch.randn(2, 12, 8)
+    with tapadl.AttentionDiversificationLoss(model, tau=1.0, sites=[site]) as diversification:
+        model(tokens)
+        whole = diversification().item()
+    with tapadl.AttentionDiversificationLoss(
+        model, tau=1.0, sites=[site], query_fraction=0.99
+    ) as diversification:
+        for _ in range(4):
+            model(tokens)
+            assert diversification().item() == pytest.approx(whole, rel=1e-6)
+
+
+class Masked(nn.Module):
+    """Two heads; the last six of twelve tokens are padding."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.LayerNorm(8)
+
+    def forward(self, tokens):
+        heads = 4 * self.norm(tokens).unflatten(2, (2, 4)).transpose(1, 2)
+        scores = (heads @ heads.mT).masked_fill(torch.arange(12) >= 6, -torch.inf)
+        return tokens + (scores.softmax(-1) @ heads).transpose(1, 2).flatten(2)
+
+
+class HeadsFirst(nn.Module):
+    """Heads in front of the batch, as many as images; each image has its own padding."""
+
+    def __init__(self, mask, heads_first):
+        super().__init__()
+        self.norm, self.mask, self.heads_first = nn.LayerNorm(8), mask, heads_first
+
+    def forward(self, tokens):
+        heads = 4 * self.norm(tokens).unflatten(2, (2, 4)).transpose(1, 2)  # (B, H, N, D)
+        if self.heads_first:
+            heads = heads.transpose(0, 1)
+        mask = self.mask[None, :, None] if self.heads_first else self.mask[:, None, None]
+        mixed = F.scaled_dot_product_attention(heads, heads, heads, attn_mask=mask)
+        mixed = mixed.transpose(0, 1) if self.heads_first else mixed
+        return tokens + mixed.transpose(1, 2).flatten(2)
+
+
+def test_a_mask_moves_with_the_heads():
+    mask = torch.ones(2, 12, dtype=torch.bool)
+    mask[1, 5:] = False
+    tokens, losses = torch.randn(2, 12, 8), []
+    for heads_first in (False, True):
+        model = HeadsFirst(mask, heads_first)
+        site = tapadl.Site(model, model, model.norm, 0, (12,), head_axis=0 if heads_first else 1)
+        with tapadl.AttentionDiversificationLoss(model, tau=1.0, sites=[site]) as diversification:
+            model(tokens)
+            losses.append(diversification().item())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)

@@ -6,6 +6,7 @@ import timm
 import torch
 from timm.utils import ModelEmaV3
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 import tapadl
 from tapadl.attach.tap import AttachedTAP, GridRecorder
@@ -541,3 +542,62 @@ def test_two_ways_to_measure_one_module_are_kept_apart(make_vit, images):
     rows, cols = images.shape[2] // 8, images.shape[3] // 8
     assert rows != cols
     assert [model.blocks[i].tap.grid.grid_of(rows * cols) for i in (0, 1)] == [(rows, cols), (cols, rows)]
+
+
+def test_hooks_that_come_after_unpickling_do_not_replace_those_of_tap(make_vit, images, monkeypatch):
+    model = tapadl.attach_tap(make_vit()).eval()
+    buffer = io.BytesIO()
+    torch.save(model, buffer)
+    buffer.seek(0)
+    monkeypatch.setattr(RemovableHandle, "next_id", 0)  # as in another process
+    loaded = torch.load(buffer, weights_only=False)
+    for _ in range(10):
+        for module in loaded.modules():
+            module.register_forward_pre_hook(lambda _module, _inputs: None)
+    assert torch.equal(loaded(images), model(images))
+
+
+def test_a_copy_of_a_block_alone_says_that_it_sees_no_images(make_vit, images):
+    model = tapadl.attach_tap(make_vit(dynamic_img_size=True))
+    model(images)
+    model.blocks.append(copy.deepcopy(model.blocks[0]))
+    with pytest.raises(RuntimeError, match="no image with 24 patches went through the patch embedding"):
+        model(images)
+
+
+def test_models_that_are_wrapped_or_sharded_already_are_refused(make_vit):
+    wrapped = object.__new__(nn.parallel.DistributedDataParallel)
+    nn.Module.__init__(wrapped)
+    wrapped.module = make_vit()
+    with pytest.raises(ValueError, match="not yet sharded or wrapped in DistributedDataParallel"):
+        tapadl.attach_tap(wrapped)
+    tapadl.attach_tap(wrapped.module)
+    assert tapadl.attach_tap(wrapped) is wrapped
+    sharded = make_vit()
+    sharded.head.weight.device_mesh = "what DTensor has"
+    with pytest.raises(ValueError, match="call attach_tap before"):
+        tapadl.attach_tap(sharded)
+    assert not hasattr(sharded.blocks[0], "tap")
+
+
+def test_replicas_of_data_parallel_are_refused(make_vit, images):
+    norm = tapadl.attach_tap(make_vit()).blocks[0].norm1._replicate_for_data_parallel()
+    with pytest.raises(RuntimeError, match=r"use torch.nn.parallel.DistributedDataParallel"):
+        norm(torch.zeros(1, 25, 16))
+
+
+def test_tap_in_a_block_with_quantised_weights_is_floating(make_vit):
+    model = make_vit()
+    quantised = nn.Parameter(torch.zeros(3, dtype=torch.uint8), requires_grad=False)
+    model.blocks[0].register_parameter("codes", quantised)
+    tapadl.attach_tap(model.bfloat16())
+    assert {p.dtype for p in model.blocks[0].tap.parameters()} == {torch.bfloat16}
+
+
+def test_sites_that_are_none_are_named(images):
+    class Wrong(OwnModel):
+        def attention_sites(self):
+            return ["block"]
+
+    with pytest.raises(ValueError, match=r"attention_sites\(\) of Wrong to give tapadl.Site, got str"):
+        tapadl.attach_tap(Wrong())

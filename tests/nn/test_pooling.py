@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from tapadl.nn import TokenAwareAveragePooling
 
@@ -284,3 +285,18 @@ def test_bad_tokens_are_named(tokens, grid_size, message):
 def test_print_shows_the_settings():
     expected = "TokenAwareAveragePooling(\n  8, num_branches=4, temperature=1.0, init='identity'"
     assert repr(TokenAwareAveragePooling(8, init="identity")).startswith(expected)
+
+
+def test_what_draws_the_weights_of_convolutions_draws_those_of_the_predictor():
+    """As transformers does for weights that a checkpoint lacks, which lie in memory as they happen to."""
+    with torch.device("meta"):
+        module = TokenAwareAveragePooling(8, init="identity")
+    module.to_empty(device="cpu")
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            nn.init.constant_(part.weight, 3.0)
+        elif hasattr(part, "reset_parameters"):
+            part.reset_parameters()
+    assert all(parameter.isfinite().all() for parameter in module.parameters())
+    assert (module.dilation_predictor.proj[0].weight == 3).all()
+    assert not module.gate.any()

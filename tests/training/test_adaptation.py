@@ -129,8 +129,13 @@ def test_a_measurement_that_says_nothing_changes_nothing(name, bad):
 
 @pytest.mark.parametrize("patch_tokens_only", [False, True])
 @pytest.mark.parametrize("quantile", [0.1, 0.8, 0.95])
-def test_tau_is_the_quantile_of_attention_in_multiples_of_one_over_keys(images, quantile, patch_tokens_only):
+@pytest.mark.parametrize("fused", [True, False])
+def test_tau_is_the_quantile_of_attention_in_multiples_of_one_over_keys(
+    images, quantile, patch_tokens_only, fused
+):
     model = make_model()
+    for block in model.blocks:
+        block.attn.fused_attn = fused
     first = int(patch_tokens_only)
     expected = []
     for attention in attention_maps(model, images):

@@ -41,10 +41,12 @@ class StoredMap:
     Args:
         attention: The map.
         mask: Where a query may attend in some head, boolean (B, 1, N, M).
+        scores_dtype: Of what the softmax was taken of.
     """
 
     attention: torch.Tensor
     mask: torch.Tensor
+    scores_dtype: torch.dtype = torch.float32
 
 
 Captured = QueryKey | StoredMap
@@ -264,7 +266,7 @@ class _AttentionMode(TorchFunctionMode):
         elif func in SOFTMAXES and _dim(*args, **kwargs) in (-1, output.ndim - 1):
             scores = self.heads.four_axes(args[0] if args else kwargs["input"])
             mask = may_see(scores).any(dim=1, keepdim=True)
-            self.heard.append(StoredMap(self.heads.four_axes(output), mask))
+            self.heard.append(StoredMap(self.heads.four_axes(output), mask, scores.dtype))
         return output
 
 
@@ -283,7 +285,8 @@ def _query_key(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> QueryKey:
-    if attn_mask is not None and query.ndim != 4:
+    moved = query.ndim != 4 or (heads.axis is not None and heads.axis % query.ndim != 1)
+    if attn_mask is not None and moved:
         attn_mask = heads.four_axes(attn_mask.expand(*query.shape[:-1], key.shape[-2]))
     query, key = heads.four_axes(query), heads.four_axes(key)
     if key.shape[1] != query.shape[1]:  # grouped heads, or one key for all

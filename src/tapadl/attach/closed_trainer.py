@@ -1,6 +1,7 @@
 """The attention diversification loss for trainers whose own loss cannot be reached."""
 
 import math
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -102,7 +103,15 @@ class TrainingCapture(AttentionCapture):
 
     def __init__(self, model: nn.Module, sites: Sequence[Site]) -> None:
         super().__init__(model, sites)
-        self._model = model
+        self._model_reference = weakref.ref(model)  # what closes this capture would keep the model alive
+        self._device_type = next((p.device.type for p in model.parameters()), "cpu")
+        self._float16_autocast = False
+
+    @property
+    def _model(self) -> nn.Module:
+        model = self._model_reference()
+        assert model is not None
+        return model
 
     def listens(self) -> bool:
         """Whether what the model computes now counts."""
@@ -117,6 +126,10 @@ class TrainingCapture(AttentionCapture):
                 f"acts on what it returns, got a forward past it (forward_features, or a wrapper that calls "
                 f"model.forward); attach the loss to the module that the trainer calls"
             )
+        self._float16_autocast |= (
+            torch.is_autocast_enabled(self._device_type)
+            and torch.get_autocast_dtype(self._device_type) == torch.float16
+        )
         return super().hear(index)
 
     def attached(self) -> list["AttachedDiversification"]:
@@ -125,10 +138,14 @@ class TrainingCapture(AttentionCapture):
         return [owner for owner in owners if isinstance(owner, AttachedDiversification) and owner.is_open]
 
     def heard_float16(self) -> bool:
-        """Whether an attention of this forward was computed in float16."""
+        """Whether an attention of this forward was computed in float16, or under its autocast."""
         calls = [call for calls in self._heard for call in calls]
-        tensors = [call.query if isinstance(call, QueryKey) else call.attention for call in calls]
-        return any(tensor.dtype == torch.float16 for tensor in tensors)
+        dtypes = [call.query.dtype if isinstance(call, QueryKey) else call.scores_dtype for call in calls]
+        return self._float16_autocast or torch.float16 in dtypes
+
+    def _forget(self) -> None:
+        super()._forget()
+        self._float16_autocast = False
 
 
 class TrainingLoss(AttentionDiversificationLoss):
@@ -142,7 +159,7 @@ class TrainingLoss(AttentionDiversificationLoss):
         return self._capture.listens()
 
     def heard_float16(self) -> bool:
-        """Whether an attention of this forward was computed in float16."""
+        """Whether an attention of this forward was computed in float16, or under its autocast."""
         return self._capture.heard_float16()
 
 
@@ -153,7 +170,10 @@ class AttachedDiversification:
         self.settings = settings
         self.model = model
         self._loss: TrainingLoss | None = loss
-        self._handle = model.register_forward_hook(self.after_forward, with_kwargs=True)
+        self._handles = [
+            model.register_forward_pre_hook(self.before_forward, with_kwargs=True),
+            model.register_forward_hook(self.after_forward, with_kwargs=True),
+        ]
 
     @property
     def is_open(self) -> bool:
@@ -164,8 +184,19 @@ class AttachedDiversification:
         """Take the hooks off the model."""
         if self._loss is not None:
             self._loss.close()
-            self._handle.remove()
+            for handle in self._handles:
+                handle.remove()
             self._loss = None
+
+    def before_forward(
+        self, _model: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """Forward pre-hook: the number of all labels as a tensor whose gradient says whether it was used."""
+        count = options.get(ALL_ITEMS)
+        if count is None or self._loss is None or torch.compiler.is_compiling():
+            return None
+        probe = torch.as_tensor(count).detach().to(torch.float32, copy=True).requires_grad_()
+        return inputs, options | {ALL_ITEMS: probe}
 
     def after_forward(
         self, _model: nn.Module, _inputs: tuple[Any, ...], options: dict[str, Any], output: Any
@@ -182,7 +213,11 @@ class AttachedDiversification:
                 f'expected output["loss"] to be one number, got {tuple(own_loss.shape)}; return its mean'
             )
         returns_loss = own_loss is not None and any(carrier is own_loss for carrier in carriers)
-        factor = _share_of_batch(options) if returns_loss else self._told_scale(self._loss.heard_float16())
+        factor = (
+            _share_of_batch(options, own_loss)
+            if returns_loss and own_loss is not None
+            else self._told_scale(self._loss.heard_float16())
+        )
         hidden = self.settings["weight"] * factor * self._loss()
         if not hidden.requires_grad:
             return None
@@ -263,17 +298,25 @@ class _Behind(torch.autograd.Function):
         return upstream, None, None, *gradients
 
 
-def _share_of_batch(options: dict[str, Any]) -> float | torch.Tensor:
+ALL_ITEMS = "num_items_in_batch"
+
+
+def _share_of_batch(options: dict[str, Any], own_loss: torch.Tensor) -> float | torch.Tensor:
     """What part of a step's labels these are, where the model divides its loss by the number of all of them.
 
-    Trainer of transformers asks for that under gradient accumulation and over processes.
+    Trainer of transformers asks for that under gradient accumulation and over processes; some models, and
+    the losses of several labels an image, take the number and do not use it.
     """
-    all_items, labels = options.get("num_items_in_batch"), options.get("labels")
+    all_items, labels = options.get(ALL_ITEMS), options.get("labels")
     if all_items is None:
         return 1.0
+    if isinstance(all_items, torch.Tensor) and all_items.requires_grad:
+        (used,) = torch.autograd.grad(own_loss, all_items, retain_graph=True, allow_unused=True)
+        if used is None:
+            return 1.0
     if labels is None:
         raise RuntimeError("expected labels beside num_items_in_batch, got none; pass them by name")
-    share: torch.Tensor = labels.ne(-100).sum() / all_items
+    share: torch.Tensor = labels.ne(-100).sum() / torch.as_tensor(all_items, device=labels.device).detach()
     return share
 
 

@@ -99,7 +99,9 @@ class AttentionDiversificationLoss:
 
     def __call__(self) -> torch.Tensor:
         """The mean of `per_layer()`: a scalar in at least float32; the captured tensors are released."""
-        return torch.stack(self.per_layer()).mean()
+        losses = self.per_layer()
+        # a model may be spread over devices
+        return torch.stack([loss.to(losses[0].device) for loss in losses]).mean()
 
     def per_layer(self) -> list[torch.Tensor]:
         """The loss of every attention of the last forward, one scalar each, in order of the blocks.
@@ -161,11 +163,14 @@ class AttentionDiversificationLoss:
         attention, mask = call.attention[:, :, first:, first:], call.mask[:, :, first:, first:]
         if first:
             # A query that looks at prefix tokens alone is left with attention 0, as if it were masked.
+            attention = attention.to(torch.promote_types(attention.dtype, torch.float32))
             rest = attention.sum(dim=-1, keepdim=True)
             attention = attention / rest.clamp_min(torch.finfo(attention.dtype).tiny)
         if self.query_fraction < 1:
             rows = attention.shape[2]
-            drawn = torch.randperm(rows, device=attention.device)[: max(1, round(self.query_fraction * rows))]
+            count = max(1, round(self.query_fraction * rows))
+            # in order: as many queries as keys are taken for the tokens of the keys
+            drawn = torch.randperm(rows, device=attention.device)[:count].sort().values
             if mask.shape[2] == mask.shape[3]:
                 mask = mask & mask.any(dim=2).unsqueeze(-1)  # a token that no query sees is padding
             attention, mask = attention[:, :, drawn], mask[:, :, drawn]

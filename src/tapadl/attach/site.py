@@ -204,7 +204,13 @@ def _sites_in(part: nn.Module) -> list[Site]:
 def _own_sites(part: nn.Module) -> list[Site]:
     own = getattr(part, "attention_sites", None)
     if callable(own):
-        return cast(list[Site], own())
+        sites = list(own())
+        if not all(isinstance(site, Site) for site in sites):
+            raise ValueError(
+                f"expected attention_sites() of {type(part).__name__} to give tapadl.Site, got "
+                f"{', '.join(sorted({type(site).__name__ for site in sites}))}"
+            )
+        return sites
     for base in type(part).__mro__:
         adapter = ADAPTERS.get(base.__module__.partition(".")[0])
         if adapter is not None:

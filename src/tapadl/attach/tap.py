@@ -1,11 +1,13 @@
 """TAP inside a model that already exists: in with `attach_tap`, out with `detach_tap`."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, TypeVar, cast, get_args
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.hooks import RemovableHandle
 
 from tapadl.attach.recomputation import recomputing, statistics_left_alone
 from tapadl.attach.site import GridMeasure, MapLayout, MeasuredGrid, SequenceGrid, Site, select_sites
@@ -28,6 +30,12 @@ class GridRecorder:
         self._grids: dict[int, tuple[int, int]] = {}
         self._clashing: set[int] = set()
         self._backward_pending = False
+        self.handle: RemovableHandle | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy knows no grid before it has seen an image: that of a block alone never does."""
+        fresh = vars(type(self)(self.measure))
+        return fresh | {"handle": self.handle}
 
     def record(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         """Forward pre-hook of the patch embedding."""
@@ -55,7 +63,8 @@ class GridRecorder:
         if num_patches in self._clashing:
             raise RuntimeError(
                 f"TAP under gradient checkpointing cannot tell apart images of different shapes with "
-                f"{num_patches} patches in one backward; run the backward of each shape by itself"
+                f"{num_patches} patches in one backward; run the backward of each shape by itself, and "
+                f"forwards without a backward under torch.no_grad()"
             )
         return self._grids.get(num_patches)
 
@@ -79,6 +88,8 @@ class AttachedTAP(TokenAwareAveragePooling):
         self.num_prefix_tokens = num_prefix_tokens
         self.grid = grid
         self._padding: tuple[torch.Tensor | None] | None = None  # while the block is called
+        # Kept for copies in another process: unpickled, they keep the numbers of these hooks from new ones.
+        self.handles: list[RemovableHandle] = []
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "AttachedTAP":
         if not memo:  # the copy of a model or block notes that first
@@ -115,6 +126,11 @@ class AttachedTAP(TokenAwareAveragePooling):
 
     def before_norm(self, _norm: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         """Forward pre-hook of the norm: hands it the pooled tokens, while the residual keeps the others."""
+        if getattr(_norm, "_is_replica", False):
+            raise RuntimeError(
+                "nn.DataParallel runs copies of the model that share one TAP; use "
+                "torch.nn.parallel.DistributedDataParallel"
+            )
         return self.pool(inputs[0]), *inputs[1:]
 
     def pool(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -230,21 +246,25 @@ def attach_tap(
         if _tap_of(site.block) is None:
             grid = _grid_source(site.grid, recorders)
             tap = AttachedTAP(name, site.num_prefix_tokens, grid, dim=_width(name, site), **options)
-            like = next((p for part in (site.block, model) for p in part.parameters()), torch.empty(0))
+            like = next(_floating(site.block, model), torch.empty(0))
             added.append((site, tap.to(like.device, like.dtype).train(site.block.training)))
+    if added:
+        _check_unwrapped(model)
     for source, recorder in recorders.items():
-        source.module.register_forward_pre_hook(recorder.record)
+        recorder.handle = source.module.register_forward_pre_hook(recorder.record)
     for site, tap in added:
         site.block.add_module("tap", tap)
         if isinstance(site.grid, SequenceGrid):
-            site.block.register_forward_pre_hook(tap.before_block, with_kwargs=True)
-            site.block.register_forward_hook(tap.after_block, always_call=True)
+            tap.handles += [
+                site.block.register_forward_pre_hook(tap.before_block, with_kwargs=True),
+                site.block.register_forward_hook(tap.after_block, always_call=True),
+            ]
         if site.entry == "forward":
-            site.norm.register_forward_pre_hook(tap.before_norm)
+            tap.handles.append(site.norm.register_forward_pre_hook(tap.before_norm))
         else:
             setattr(site.norm, site.entry, PooledEntry(tap, site.norm, site.entry))
             # without hooks, torch's kernel for a whole TransformerEncoderLayer would leave TAP out
-            tap.register_forward_pre_hook(_change_nothing)
+            tap.handles.append(tap.register_forward_pre_hook(_change_nothing))
     return model
 
 
@@ -279,6 +299,21 @@ def detach_tap(model: Model) -> Model:
         if _tap_of(module) is not None:
             del module.tap
     return model
+
+
+def _floating(*modules: nn.Module) -> Iterator[torch.Tensor]:
+    """The parameters that are not quantised."""
+    return (p for module in modules for p in module.parameters() if p.dtype.is_floating_point)
+
+
+def _check_unwrapped(model: nn.Module) -> None:
+    # of the sharded parameters of fully_shard, whose class takes long to import
+    sharded = any(hasattr(parameter, "device_mesh") for parameter in model.parameters())
+    if sharded or any(isinstance(part, DistributedDataParallel) for part in model.modules()):
+        raise ValueError(
+            "expected a model that is not yet sharded or wrapped in DistributedDataParallel, which would "
+            "leave the parameters of TAP out; call attach_tap before"
+        )
 
 
 def _change_nothing(_module: nn.Module, _inputs: tuple[Any, ...]) -> None:

@@ -17,7 +17,7 @@ class DilationPredictor(nn.Module):
         conv, norm = (nn.Conv2d, nn.BatchNorm2d) if ndim == 2 else (nn.Conv1d, nn.BatchNorm1d)
         self.causal = causal
         self.proj = nn.Sequential(
-            _TokenConv(dim, num_branches, ndim, causal),
+            _TokenConv2d(dim, num_branches) if ndim == 2 else _TokenConv1d(dim, num_branches, causal),
             norm(num_branches),
             conv(num_branches, num_branches, kernel_size=3, padding=0 if causal else 1, bias=False),
         )
@@ -49,42 +49,44 @@ def _norm_without_padding(norm: nn.Module, scores: torch.Tensor, padding: torch.
     return normed.movedim(-1, 1)
 
 
-class _TokenConv(nn.Module):
-    """A convolution of many channels into few, three taps a side, from tokens (B, N, C) to a map.
+class _TokenConv2d(nn.Conv2d):
+    """A convolution of many channels into few, 3 x 3, from tokens (B, N, C) to a map (B, K, rows, cols).
 
-    One matrix product gives 3 K or 9 K values per token, then shifted adds in at least float32 put them in
-    place: convolutions round K up to a vector of channels and pay for the whole of it. The product takes the
-    prefix tokens along, because leaving them out would cost a copy of all others. A compiler gets the plain
-    convolution.
+    One matrix product gives 9 K values per token (3 K of a sequence), then shifted adds in at least float32
+    put them in place: convolutions round K up to a vector of channels and pay for the whole of it. The
+    product takes the prefix tokens along, because leaving them out would cost a copy of all others. A
+    compiler gets the plain convolution. What draws the weights of a model's convolutions draws these, too.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, ndim: int, causal: bool) -> None:
-        super().__init__()
-        self.causal = causal
-        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, *[3] * ndim))
-        self.reset_parameters()
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, kernel_size=3, padding=1, bias=False)
 
-    def reset_parameters(self) -> None:
-        """Random weights, as torch.nn.Conv2d draws them."""
-        nn.init.kaiming_uniform_(self.weight, a=5**0.5)
-
-    def forward(self, tokens: torch.Tensor, grid: PatchGrid) -> torch.Tensor:
+    def forward(self, tokens: torch.Tensor, grid: PatchGrid) -> torch.Tensor:  # type: ignore[override]
         if torch.compiler.is_compiling():
-            return self._convolve(grid.to_map(grid.split(tokens)[1]))
-        # fold adds the value of the kernel's last corner where a convolution reads the first.
-        taps = self.weight.flip(*range(2, self.weight.ndim)).flatten(2).transpose(1, 2).flatten(0, 1)
-        values = F.linear(tokens, taps)
-        wide = grid.split(values)[1].transpose(1, 2).to(torch.promote_types(values.dtype, torch.float32))
-        return self._fold(wide, grid).to(values.dtype)
+            return super().forward(grid.to_map(grid.split(tokens)[1]))
+        values = _taps(tokens, self.weight, grid)
+        return F.fold(values, grid.size, kernel_size=3, padding=1).to(tokens.dtype)
 
-    def _convolve(self, patch_map: torch.Tensor) -> torch.Tensor:
-        if self.weight.ndim == 4:
-            return F.conv2d(patch_map, self.weight, padding=1)
-        return F.conv1d(F.pad(patch_map, (2, 0) if self.causal else (1, 1)), self.weight)
 
-    def _fold(self, values: torch.Tensor, grid: PatchGrid) -> torch.Tensor:
-        if grid.ndim == 2:
-            return F.fold(values, grid.size, kernel_size=3, padding=1)
+class _TokenConv1d(nn.Conv1d):
+    """The same for a sequence, three taps wide; causal: of a token and the two before it."""
+
+    def __init__(self, in_channels: int, out_channels: int, causal: bool) -> None:
+        self.causal = causal
+        super().__init__(in_channels, out_channels, kernel_size=3, padding=0 if causal else 1, bias=False)
+
+    def forward(self, tokens: torch.Tensor, grid: PatchGrid) -> torch.Tensor:  # type: ignore[override]
+        if torch.compiler.is_compiling():
+            sequence = grid.to_map(grid.split(tokens)[1])
+            return super().forward(F.pad(sequence, (2, 0)) if self.causal else sequence)
         length = grid.num_patches
-        full = F.fold(values, (1, length + 2), kernel_size=(1, 3)).squeeze(2)
-        return full.narrow(2, 0 if self.causal else 1, length)
+        full = F.fold(_taps(tokens, self.weight, grid), (1, length + 2), kernel_size=(1, 3)).squeeze(2)
+        return full.narrow(2, 0 if self.causal else 1, length).to(tokens.dtype)
+
+
+def _taps(tokens: torch.Tensor, weight: torch.Tensor, grid: PatchGrid) -> torch.Tensor:
+    """What each patch gives to its neighbours, (B, taps * K, N), in at least float32."""
+    # fold adds the value of the kernel's last corner where a convolution reads the first.
+    taps = weight.flip(*range(2, weight.ndim)).flatten(2).transpose(1, 2).flatten(0, 1)
+    values = F.linear(tokens, taps)
+    return grid.split(values)[1].transpose(1, 2).to(torch.promote_types(values.dtype, torch.float32))

@@ -85,6 +85,11 @@ class TokenAwareAveragePooling(nn.Module):
         self.dilation_predictor = DilationPredictor(dim, num_branches, ndim, causal)
         self.register_parameter("gate", nn.Parameter(torch.zeros(dim)) if init == "identity" else None)
 
+    def reset_parameters(self) -> None:
+        """The gate as at the start; the predictor's parts reset themselves."""
+        if self.gate is not None:
+            nn.init.zeros_(self.gate)
+
     def forward(
         self,
         tokens: torch.Tensor,

@@ -190,6 +190,8 @@ def _some_rows(call: Captured, first: int) -> tuple[torch.Tensor, torch.Tensor]:
     if not isinstance(call, QueryKey):
         rows = _evenly_spaced(first, call.attention)
         attention = call.attention[:, :, rows, first:].float()
+        if first:
+            attention = attention / attention.sum(dim=-1, keepdim=True).clamp_min(1e-30)
         return attention, call.mask.expand(-1, 1, *call.attention.shape[2:])[:, :, rows, first:]
     rows = _evenly_spaced(first, call.query)
     query, key = call.query[:, :, rows].float(), call.key.float()

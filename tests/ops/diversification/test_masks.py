@@ -158,3 +158,20 @@ def test_autocast_does_not_round_what_uniform_attention_would_be():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         inside = visibility((2, 64, 64), seen, False, None, torch.empty(0))
     assert torch.equal(inside.uniform_mean, plain.uniform_mean)
+
+
+@pytest.mark.parametrize("impl", ["single_pass", "chunked"])
+@pytest.mark.parametrize("as_float", [False, True])
+def test_a_head_that_sees_nothing_in_a_row_adds_nothing_to_it(impl, as_float):
+    query, key = (3 * torch.randn(2, 2, 40, 8).double() for _ in range(2))
+    mask = torch.ones(2, 2, 40, 40, dtype=torch.bool)
+    mask[:, 0, :20] = False
+    if as_float:
+        mask = torch.zeros(2, 2, 40, 40).double().masked_fill(~mask, -torch.inf)
+    found = []
+    for one in ("reference", impl):
+        leaves = [tensor.clone().requires_grad_() for tensor in (query, key)]
+        loss = attention_diversification(*leaves, tau=1.5, attn_bias=mask, impl=one)
+        found.append((loss, *torch.autograd.grad(loss, leaves)))
+    for expected, own in zip(*found, strict=True):
+        torch.testing.assert_close(own, expected)

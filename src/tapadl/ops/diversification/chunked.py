@@ -95,10 +95,13 @@ def _forward(
                     tile = shaped(tile_buffer, S, heads.stop - heads.start, R, K)
                     layer.scores(q, key_t, samples, heads, rows, out=tile)
                     peak = tile.amax(dim=-1, keepdim=True)
-                    if attn_bias is not None:
-                        peak.masked_fill_(peak == -torch.inf, 0.0)
+                    blind = None if attn_bias is None else peak == -torch.inf
+                    if blind is not None:
+                        peak.masked_fill_(blind, 0.0)
                     tile.sub_(peak)
                     exp_sum = layer.without_infinity(tile).exp_().sum(dim=-1, keepdim=True)
+                    if blind is not None:
+                        exp_sum.masked_fill_(blind, torch.inf)  # a head that sees nothing adds nothing
                     row_peak[samples, heads, rows] = peak.squeeze(-1)
                     row_sum[samples, heads, rows] = exp_sum.squeeze(-1)
                     weight = exp_sum.mul_(H).reciprocal_()
