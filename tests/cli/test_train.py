@@ -2,6 +2,7 @@ import json
 import multiprocessing
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -204,6 +205,23 @@ def test_two_processes_train_the_same_run(words, tmp_path, parallel):
     for line, other in zip(log(out), log(one), strict=True):
         if line["kind"] == "train":
             assert line["loss"] == pytest.approx(other["loss"], rel=1e-5)
+
+
+def test_a_run_goes_on_when_a_picture_for_validation_was_taken_away(words, tmp_path, capsys):
+    out, val = tmp_path / "unfinished", tmp_path / "val"
+    place = words.index("--data.val") + 1
+    shutil.copytree(words[place], val)
+    words = [*words[:place], str(val), *words[place + 1 :], "--training.max_steps", "2", "--out", str(out)]
+    assert cli.main(words) == 0
+    assert "other images in data.val" not in capsys.readouterr().out
+    (out / "model.safetensors").unlink()  # as if it had been killed before
+    next(val.glob("*/*")).unlink()
+    assert cli.main(words) == 0
+    assert "going on with other images in data.val" in capsys.readouterr().out
+    (out / "model.safetensors").unlink()
+    (out / "starts.json").write_text("{")
+    assert cli.main(words) == 1
+    assert "starts.json, but it is damaged" in capsys.readouterr().err
 
 
 def test_another_run_in_the_folder_is_refused_and_nothing_changes(undisturbed, words, tmp_path, capsys):

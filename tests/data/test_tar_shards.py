@@ -187,6 +187,18 @@ def test_a_sample_without_a_label_is_refused(tmp_path, label):
         tar_images(str(path))
 
 
+@pytest.mark.parametrize(
+    "told", [("cls", b"cat"), ("json", b'{"class_id": 1}'), ("json", b'{"label": "cat"}')]
+)
+def test_label_files_that_tell_no_class_are_no_reason_to_take_the_name_of_the_shard(tmp_path, told):
+    suffix, content = told
+    path = write_tar(tmp_path / "x.tar", [("0.png", png(0)), (f"0.{suffix}", content)])
+    with pytest.raises(ValueError, match=rf"expected a class.* beside 0\.png in .*, got none in 0\.{suffix}"):
+        tar_images(str(path))
+    folders = write_tar(tmp_path / "y.tar", [("cat/0.png", png(0)), (f"cat/0.{suffix}", content)])
+    assert tar_images(str(folders)).class_names == ("cat",)
+
+
 def test_two_images_of_one_sample_are_refused(tmp_path):
     path = write_tar(tmp_path / "x.tar", [("0.png", png(0)), ("0.cls", b"0"), ("0.jpg", png(1))])
     with pytest.raises(ValueError, match=r"got a second one of the same sample at 0\.jpg"):

@@ -34,7 +34,7 @@ def test_there_are_no_lines_without_a_file(log):
 def test_half_a_line_and_what_is_none_is_not_there(log, tmp_path):
     log.write("train", 1, {"loss": 2.0})
     with (tmp_path / "log.jsonl").open("ab") as file:
-        file.write(b'3\n[1]\n{"kind": "train"}\n\xff\xfe\n{"step": 2, "kind": "tr')
+        file.write(b'3\n[1]\n{"kind": "train"}\n{"step": 3}\n\xff\xfe\n{"step": 2, "kind": "tr')
     assert log.lines() == [{"step": 1, "kind": "train", "loss": 2.0}]
 
 

@@ -97,6 +97,13 @@ def test_an_unknown_optimizer_and_an_argument_it_does_not_take_are_refused():
         build_optimizer(nn.Linear(2, 2), OptimizerSettings(name="sgd", betas=(0.9, 0.99)))
 
 
+def test_optimizers_that_cannot_work_are_refused_in_a_sentence():
+    with pytest.raises(ValueError, match=r"first derivatives as optimizer\.name, got adahessian"):
+        build_optimizer(nn.Linear(2, 2), OptimizerSettings(name="adahessian"))
+    with pytest.raises(ValueError, match=r"could not build the optimizer fusedadamw: \S"):
+        build_optimizer(nn.Linear(2, 2), OptimizerSettings(name="fusedadamw"))
+
+
 def test_rate_rises_linearly_then_falls_along_a_cosine():
     found = rates(100, 10, warmup_lr=0.1, min_lr=0.2)
     assert found[:10] == pytest.approx([0.1 + 0.09 * k for k in range(10)])

@@ -45,6 +45,17 @@ def test_a_block_that_may_be_interrupted_ends_at_once():
         assert stop.requested
 
 
+def test_libraries_do_not_take_the_signal_for_an_error_of_theirs():
+    def library():
+        try:
+            terminate()
+        except Exception as error:
+            raise ValueError("could not download it") from error
+
+    with StopSignal() as stop, pytest.raises(StopRequestedError), stop.interrupting():
+        library()
+
+
 def test_such_a_block_does_not_begin_after_the_signal():
     with StopSignal() as stop:
         terminate()

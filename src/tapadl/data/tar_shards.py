@@ -58,13 +58,16 @@ class TarSource:
         return f"{self.shards[int(self.places[position, 0])]}/{self.names[position]}"
 
 
+UNREADABLE = -1
+
+
 @dataclass(frozen=True, slots=True)
 class _Member:
     shard: int
     name: str
     offset: int
     size: int
-    label: int | None = None  # what a .cls or .json file says
+    label: int | None = None  # what a .cls or .json file says; of one that says nothing UNREADABLE
 
     @property
     def sample(self) -> tuple[int, str]:
@@ -86,15 +89,19 @@ def tar_images(pattern: str) -> EncodedImages:
 
     Raises:
         OSError: If there is no such file, or one cannot be read as a tar file.
-        ValueError: If there are no images, or only some have a label.
+        ValueError: If there are no images, only some have a label, or images in no folder have files beside
+            them that tell no class.
     """
     shards = _find(pattern)
     images: list[_Member] = []
     labels: dict[tuple[int, str], int] = {}
+    unreadable: dict[tuple[int, str], str] = {}
     for number, shard in enumerate(shards):
         for member in _members(shard, number):
             if member.label is None:
                 images.append(member)
+            elif member.label == UNREADABLE:
+                unreadable[member.sample] = member.name
             else:
                 labels[member.sample] = member.label
     if not images:
@@ -103,6 +110,12 @@ def tar_images(pattern: str) -> EncodedImages:
         images = [image for image in images if f".{_key_and_suffix(image.name)[1]}" in IMAGE_SUFFIXES]
         targets, class_names = _numbered_classes(images, labels, shards)
     else:
+        for image in images:
+            if "/" not in image.name and image.sample in unreadable:
+                raise ValueError(
+                    f"expected a class, as a number in .cls or under 'label' in .json, beside {image.name} "
+                    f"in {shards[image.shard]}, got none in {unreadable[image.sample]}"
+                )
         targets, class_names = _named_classes(images, shards)
     places = np.array([(image.shard, image.offset, image.size) for image in images], dtype=np.int64)
     source = TarSource(shards, tuple(image.name for image in images), places)
@@ -205,9 +218,7 @@ def _scan_members(tar: tarfile.TarFile, shard: int, *, folder: str, start: int) 
         if is_image(info.name):
             yield _Member(shard, str(path), offset, info.size)
         elif suffix in LABEL_SUFFIXES and not folder:
-            label = _label(_content(tar, info), suffix)
-            if label is not None:
-                yield _Member(shard, str(path), offset, info.size, label)
+            yield _Member(shard, str(path), offset, info.size, _label(_content(tar, info), suffix))
         elif path.suffix == ".tar":
             inner = tar.extractfile(info)
             assert inner is not None  # a regular file has content
@@ -220,13 +231,13 @@ def _content(tar: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:
     return file.read()
 
 
-def _label(content: bytes, suffix: str) -> int | None:
-    """The class that a label file tells; None if it tells none."""
+def _label(content: bytes, suffix: str) -> int:
+    """The class that a label file tells; UNREADABLE if it tells none."""
     try:
         value = int(content) if suffix == "cls" else json.loads(content)["label"]
     except (ValueError, KeyError, TypeError):
-        return None
-    return value if type(value) is int and 0 <= value < MOST_CLASSES else None
+        return UNREADABLE
+    return value if type(value) is int and 0 <= value < MOST_CLASSES else UNREADABLE
 
 
 def _key_and_suffix(name: str) -> tuple[str, str]:

@@ -117,17 +117,25 @@ class Segmenter(nn.Module):
         backbone: A model with timm's `forward_intermediates`.
         decode_head: Takes the list of features.
         out_indices: Which intermediates are the features.
+        stride: Pixels a position of the coarsest feature stands for. Images whose sides are no multiple of it
+            are continued by zeros, so that every position is that many pixels.
     """
 
-    def __init__(self, backbone: nn.Module, decode_head: nn.Module, out_indices: Sequence[int]) -> None:
+    def __init__(
+        self, backbone: nn.Module, decode_head: nn.Module, out_indices: Sequence[int], stride: int = 1
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.decode_head = decode_head
         self.out_indices = list(out_indices)
+        self.stride = stride
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits (B, num_classes, H, W) of images (B, in_chans, H, W)."""
-        return resized(self.decode_head(self.features(images)), images.shape[2:])
+        height, width = images.shape[2:]
+        below, right = -height % self.stride, -width % self.stride
+        padded = F.pad(images, (0, right, 0, below)) if below or right else images
+        return resized(self.decode_head(self.features(padded)), padded.shape[2:])[..., :height, :width]
 
     def features(self, images: torch.Tensor) -> list[torch.Tensor]:
         """What the head takes: maps (B, C_i, H_i, W_i), the finest first, without a norm behind them."""
@@ -194,7 +202,8 @@ def build_segmenter(
     wanted = list(out_indices or _default_indices(name, [feature["reduction"] for feature in described]))
     taken = backbone.prune_intermediate_layers(wanted, prune_norm=True, prune_head=True)
     in_channels = [described[index]["num_chs"] for index in taken]
-    return Segmenter(backbone, SegFormerHead(in_channels, num_classes, head_dim, head_dropout), taken)
+    head = SegFormerHead(in_channels, num_classes, head_dim, head_dropout)
+    return Segmenter(backbone, head, taken, max(described[index]["reduction"] for index in taken))
 
 
 def _unloaded(options: dict[str, Any]) -> dict[str, Any]:

@@ -117,7 +117,7 @@ def run_training(settings: Settings, out: Path | None, watcher: Watcher, *, comm
         with _opened(settings, recipe, out) as folder:
             if first:
                 write_atomically(folder / SETTINGS, dump(settings).encode())
-                _record_start(folder, device, command, watcher)
+                _record_start(folder, device, command, recipe, watcher)
                 _write_config(folder, recipe)
                 watcher.tell(_first_sentence(folder, settings, recipe))
                 watcher.begin(recipe.plan.total_steps)
@@ -179,9 +179,9 @@ def _opened(settings: Settings, recipe: Recipe, out: Path | None) -> Iterator[Pa
         yield told[0]
 
 
-def _record_start(folder: Path, device: torch.device, command: str, watcher: Watcher) -> None:
+def _record_start(folder: Path, device: torch.device, command: str, recipe: Recipe, watcher: Watcher) -> None:
     path = folder / STARTS
-    earlier: list[dict[str, Any]] = json.loads(path.read_bytes()) if path.exists() else []
+    earlier = _earlier_starts(path)
     now = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": command,
@@ -189,7 +189,12 @@ def _record_start(folder: Path, device: torch.device, command: str, watcher: Wat
         "git_revision": _git_revision(),
         "processes": dist.get_world_size(),
         "hardware": hardware(device),
+        "val": None if recipe.data.val is None else recipe.data.val.fingerprint,
     }
+    if earlier and earlier[-1].get("val") != now["val"]:
+        watcher.tell(
+            "going on with other images in data.val: what was measured before is no longer comparable"
+        )
     if earlier and earlier[-1]["versions"] != now["versions"]:
         changed = [
             f"{name} {earlier[-1]['versions'].get(name)} -> {version}"
@@ -198,6 +203,19 @@ def _record_start(folder: Path, device: torch.device, command: str, watcher: Wat
         ]
         watcher.tell(f"going on with other versions ({', '.join(changed)}): not bit for bit as it would have")
     write_atomically(path, json.dumps([*earlier, now], indent=1).encode() + b"\n")
+
+
+def _earlier_starts(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    try:
+        earlier: list[dict[str, Any]] = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(
+            f"expected JSON in {path}, but it is damaged ({error}); remove it, it only tells of earlier "
+            f"starts"
+        ) from None
+    return earlier
 
 
 def _git_revision() -> str | None:

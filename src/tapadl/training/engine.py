@@ -21,7 +21,7 @@ from tapadl.training.settings import Settings
 from tapadl.training.state import TrainingState
 from tapadl.training.step import Schedule, Stepper
 from tapadl.training.step_plan import StepPlan
-from tapadl.training.stopping import StopSignal
+from tapadl.training.stopping import StopRequestedError, StopSignal
 from tapadl.training.tracking import Tracker, open_trackers
 from tapadl.training.weight_average import WeightAverage
 
@@ -270,7 +270,7 @@ class _Loop:
                 self.stop.interrupting(),
             ):
                 measured = dict(evaluate(state.model))
-        except Exception:
+        except (Exception, StopRequestedError):
             # once one process gives up, what the others still exchange fails
             if not self.stop.requested:
                 raise

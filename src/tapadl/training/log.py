@@ -50,7 +50,7 @@ class RunLog:
                 line = json.loads(text)
             except json.JSONDecodeError:
                 continue
-            if isinstance(line, dict) and "step" in line:
+            if isinstance(line, dict) and {"step", "kind"} <= set(line):
                 lines.append(line)
         return lines
 

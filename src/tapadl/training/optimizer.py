@@ -30,7 +30,7 @@ def build_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.opti
     many times the others' once a schedule has set it.
 
     Raises:
-        ValueError: As `check_optimizer`.
+        ValueError: As `check_optimizer`; or if it needs what is not here.
 
     Example:
         >>> groups = build_optimizer(nn.Linear(3, 2), OptimizerSettings()).param_groups
@@ -41,14 +41,18 @@ def build_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.opti
     given: dict[str, Any] = {"betas": settings.betas, "eps": settings.eps}
     if settings.head_lr != 1:
         given["param_group_fn"] = partial(_groups_with_head_apart, settings=settings)
-    optimizer: torch.optim.Optimizer = create_optimizer_v2(
-        model,
-        opt=settings.name,
-        lr=settings.lr,
-        weight_decay=settings.weight_decay,
-        layer_decay=settings.layer_decay,
-        **{name: value for name, value in given.items() if value is not None},
-    )
+    try:
+        optimizer: torch.optim.Optimizer = create_optimizer_v2(
+            model,
+            opt=settings.name,
+            lr=settings.lr,
+            weight_decay=settings.weight_decay,
+            layer_decay=settings.layer_decay,
+            **{name: value for name, value in given.items() if value is not None},
+        )
+    except Exception as error:  # some need a GPU or a package
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"could not build the optimizer {settings.name}: {reason}") from error
     return optimizer
 
 
@@ -72,7 +76,8 @@ def check_optimizer(settings: OptimizerSettings) -> None:
     """That timm has such an optimizer.
 
     Raises:
-        ValueError: If timm does not know it, or it has no betas or eps and some are given.
+        ValueError: If timm does not know it, it needs second derivatives, or it has no betas or eps and some
+            are given.
     """
     known = [str(name) for name in list_optimizers()]
     if settings.name not in known:
@@ -80,6 +85,11 @@ def check_optimizer(settings: OptimizerSettings) -> None:
             f"expected optimizer.name to be one of timm's ({', '.join(known)}), got {settings.name!r}"
         )
     info = get_optimizer_info(settings.name)
+    if info.second_order:
+        raise ValueError(
+            f"expected an optimizer of first derivatives as optimizer.name, got {settings.name}, which needs "
+            f"second ones"
+        )
     for name, taken in {"betas": info.has_betas, "eps": info.has_eps}.items():
         value = getattr(settings, name)
         if value is not None and not taken:

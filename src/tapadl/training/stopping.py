@@ -10,8 +10,8 @@ from typing import Any
 _GRACE_SECONDS = 20
 
 
-class StopRequestedError(Exception):
-    """Raised inside `StopSignal.interrupting` on SIGTERM."""
+class StopRequestedError(BaseException):
+    """Raised inside `StopSignal.interrupting` on SIGTERM; no error that a library could take for its own."""
 
 
 class StopSignal:

@@ -160,6 +160,21 @@ def test_an_unknown_option_is_told_with_what_was_asked_for():
         build_model(settings(options={**TINY, "foo": 3}), 5)
 
 
+@pytest.mark.parametrize(
+    ("further", "message"),
+    [
+        ({"options": {**TINY, "num_classes": 3}}, "no num_classes in model.options where data.num_classes"),
+        (
+            {"options": {**TINY, "drop_path_rate": 0.1}, "drop_path": 0.2},
+            "no drop_path_rate in model.options",
+        ),
+    ],
+)
+def test_an_option_that_another_setting_decides_is_refused(further, message):
+    with pytest.raises(ValueError, match=message):
+        build_model(settings(**further), 5)
+
+
 def test_tap_of_another_temperature_than_asked_for_is_refused(tmp_path):
     path = tmp_path / "start.safetensors"
     tap = TapSettings(temperature=2.0)

@@ -80,3 +80,25 @@ def test_function_of_ones_own_says_scheme_mean_and_std():
 def test_what_is_no_segmenter_is_refused_in_a_sentence(spec, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         open_segmenter(spec)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"backbone": "hf-hub:someone/vit"}, "name of a model of timm as backbone in .*, got 'hf-hub:someone/vit'"),
+        ({"options": {"checkpoint_path": "notes.bin"}}, "got checkpoint_path, which loads something"),
+        (
+            {"options": {"pretrained_cfg_overlay": {"url": "http://x"}}},
+            "got pretrained_cfg_overlay, which loads",
+        ),
+        ({"options": {"foo": 1}}, "could not build the segmenter that strange.safetensors describes"),
+        ({"tap": {"foo": 1}}, "could not build the segmenter that strange.safetensors describes"),
+    ],
+)
+def test_a_file_of_a_stranger_opens_nothing_else(tmp_path, change, message):
+    scheme = LabelScheme(("off", "on"), (0, 1), (), ((0, 0, 0), (255, 255, 255)))
+    description = SegmenterDescription("test_vit", scheme, (0.5,) * 3, (0.25,) * 3, head_dim=8)
+    text = json.dumps(json.loads(description.to_text()) | change)
+    save_file(description.build().state_dict(), tmp_path / "strange.safetensors", {DESCRIPTION: text})
+    with pytest.raises(ValueError, match=message):
+        open_segmenter(str(tmp_path / "strange.safetensors"))

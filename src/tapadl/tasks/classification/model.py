@@ -88,7 +88,17 @@ def _from_timm(
     architecture = name.split(".")[0]
     check_name(settings)
     given = {"img_size": settings.img_size, "drop_path_rate": settings.drop_path}
-    options = {key: value for key, value in given.items() if value is not None} | settings.options
+    given = {key: value for key, value in given.items() if value is not None}
+    for key, instead in {
+        "num_classes": "data.num_classes or the classes of the images decide",
+        "img_size": "model.img_size is given",
+        "drop_path_rate": "model.drop_path is given",
+    }.items():
+        if key in settings.options and (key in given or key == "num_classes"):
+            raise ValueError(
+                f"expected no {key} in model.options where {instead}, got {settings.options[key]!r}"
+            )
+    options = given | settings.options
     options["num_classes"] = num_classes
     with told_in_a_sentence(f"could not build {name} with {json.dumps(options, default=str)}"):
         model = timm.create_model(name, pretrained=settings.pretrained, **options)

@@ -98,8 +98,7 @@ class ClassificationRecipe:
 
     def identity(self) -> dict[str, Any]:
         """What the images are, so that a run goes on with the same ones only."""
-        val = None if self.data.val is None else self.data.val.fingerprint
-        return {"train": self.data.train.fingerprint, "val": val, "classes": self.data.num_classes}
+        return {"train": self.data.train.fingerprint, "classes": self.data.num_classes}
 
     def config(self) -> dict[str, Any] | None:
         """The model as timm reads it, with the names of the classes; None for one of an own function."""

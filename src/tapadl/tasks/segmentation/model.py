@@ -14,11 +14,18 @@ from torch import nn
 
 from tapadl.attach import attach_tap
 from tapadl.data.segmentation import CITYSCAPES, LabelScheme
+from tapadl.evaluation.sources.source import told_in_a_sentence
 from tapadl.models.checkpoint import read_state_dict
 from tapadl.models.registry import TAP_PREFIX
 from tapadl.models.segformer import Segmenter, build_segmenter
 from tapadl.models.sharing import DESCRIPTION, load_segmenter
 from tapadl.ops.numbers import is_number
+
+LOADING = {
+    *("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"),
+    *("features_only", "pretrained_strict", "pretrained_filter_fn", "model_name"),
+}
+"""Arguments of `timm.create_model` that are none of the model."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +43,7 @@ class SegmenterDescription:
         options: Further arguments of the backbone.
 
     Raises:
-        ValueError: If mean and std are not three numbers each, std above 0.
+        ValueError: If mean and std are not three numbers each, std above 0, or an option says what to load.
 
     Example:
         >>> import torch
@@ -63,6 +70,12 @@ class SegmenterDescription:
             if not right or (name == "std" and min(numbers) <= 0):
                 above = ", above 0," if name == "std" else ""
                 raise ValueError(f"expected three numbers{above} as {name}, got {numbers}")
+        # a stranger's file may describe a model, not what is opened or fetched to build it
+        loading = sorted(set(self.options) & LOADING)
+        if loading:
+            raise ValueError(
+                f"expected options of the backbone itself, got {loading[0]}, which loads something"
+            )
 
     def build(self, **start: Any) -> Segmenter:
         """The segmenter with random weights.
@@ -150,7 +163,12 @@ def load_trained(path: Path) -> LoadedSegmenter:
         metadata: dict[str, str] = file.metadata() or {}
     if DESCRIPTION in metadata:
         description = SegmenterDescription.from_text(metadata[DESCRIPTION])
-        model = description.build()
+        if not timm.is_model(description.backbone.split(".")[0]):
+            raise ValueError(
+                f"expected the name of a model of timm as backbone in {path}, got {description.backbone!r}"
+            )
+        with told_in_a_sentence(f"could not build the segmenter that {path.name} describes"):
+            model = description.build()
         try:
             model.load_state_dict(weights)
         except RuntimeError as error:

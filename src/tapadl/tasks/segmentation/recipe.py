@@ -95,8 +95,7 @@ class SegmentationRecipe:
 
     def identity(self) -> dict[str, Any]:
         """What the scenes are, so that a run goes on with the same ones only."""
-        val = None if self.data.val is None else self.data.val.fingerprint
-        return {"train": self.data.train.fingerprint, "val": val}
+        return {"train": self.data.train.fingerprint}
 
     def config(self) -> dict[str, Any]:
         """The description of the segmenter."""

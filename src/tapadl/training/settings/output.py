@@ -19,7 +19,7 @@ class CheckpointSettings:
 
     Args:
         every_steps: After each so many steps, null: do not.
-        every_epochs: After each so many epochs, null: do not.
+        every_epochs: After each so many epochs, null: do not; also before each evaluation.
         keep: Newest ones that are kept, and the best.
         asynchronous: Write while training goes on.
 
