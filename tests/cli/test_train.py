@@ -114,7 +114,7 @@ def test_weights_of_a_run_in_channels_last_are_written_and_names_of_classes_know
     assert cli.main(["explore", str(picture), "--model", str(out / "model.safetensors"), *looks]) == 0
     (packed,) = re.findall(r'id="data">([^<]*)<', page.read_text(encoding="utf-8"))
     answers = unpack_page(packed)[0]["models"][0]["answers"][0][0]
-    assert {name for name, _ in answers} == {"red", "green", "blue"}
+    assert {name for name, *_ in answers} == {"red", "green", "blue"}
 
 
 def test_a_run_is_told_from_others_as_it_was_before_there_were_other_tasks(undisturbed):

@@ -121,6 +121,20 @@ def test_a_report_holds_every_corruption_and_severity_in_batches_of_any_size(mak
     assert by_severity.shape == (2, 2)
 
 
+def test_severities_in_another_order_are_plotted_under_their_own_number(make_model):
+    watched = make_model("demo", count=2)
+    report = measure_stability(watched.model, watched.images, ["fog"], [5, 1])
+    axes = report.plot().axes[1]
+    drawn = dict(
+        zip(
+            [label.get_text() for label in axes.get_xticklabels()], axes.images[0].get_array()[0], strict=True
+        )
+    )
+    for cell in report.corruptions:
+        mean = sum(layer.cosine for layer in cell.layers) / len(cell.layers)
+        assert drawn[str(cell.severity)] == pytest.approx(mean)
+
+
 def test_what_is_named_twice_counts_once(make_model):
     watched = make_model("demo", count=2)
     report = measure_stability(watched.model, watched.images, ["fog", "fog"], [1, 3, 1])

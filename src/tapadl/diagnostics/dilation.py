@@ -107,7 +107,7 @@ def measure_dilation(model: nn.Module, images: Images) -> DilationReport:
             numbers = torch.cat((entropy[None], weights.mean(dim=(0, 2, 3)), dilation.flatten()))
             found.append(((tap.site_name, gate, tuple(weights.shape[1:])), numbers))
 
-        _hear_branch_weights(model, batch, receive)
+        hear_branch_weights(model, batch, receive)
         return found
 
     measured, num_images = mean_over_batches(images, measure)
@@ -169,12 +169,12 @@ def dilation_maps(model: nn.Module, images: torch.Tensor) -> list[torch.Tensor]:
     """
     found: list[torch.Tensor] = []
     if any(isinstance(module, AttachedTAP) for module in model.modules()):
-        _hear_branch_weights(model, images, lambda _tap, weights: found.append(mean_dilation(weights)))
+        hear_branch_weights(model, images, lambda _tap, weights: found.append(mean_dilation(weights)))
     return found
 
 
 @torch.no_grad()
-def _hear_branch_weights(
+def hear_branch_weights(
     model: nn.Module, images: torch.Tensor, receive: Callable[[AttachedTAP, torch.Tensor], None]
 ) -> None:
     """Run the model once; hand over each TAP with its weights (B, K, rows, cols), in order of the calls."""

@@ -61,7 +61,7 @@ def plot_focus(report: "FocusReport") -> Figure:
 def plot_stability(report: "StabilityReport") -> Figure:
     """Both numbers by corruption and layer, and by corruption and severity."""
     names = list(dict.fromkeys(cell.corruption for cell in report.corruptions))
-    severities = sorted({cell.severity for cell in report.corruptions})
+    severities = list(dict.fromkeys(cell.severity for cell in report.corruptions))
     shape = (len(names), len(severities), len(report.layers), 2)
     values = np.array(
         [[layer.cosine, layer.divergence] for cell in report.corruptions for layer in cell.layers]

@@ -289,6 +289,32 @@ def test_class_token_is_a_button(open_page, shown):
     assert message(page, 1) == "No such token in this layer; a patch is shown in its place."
 
 
+def test_registers_are_not_called_class_token_and_equal_names_are_not_equal_answers(browser, tmp_path):
+    torch.manual_seed(0)
+    options = {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2, "num_classes": 3}
+    model = timm.create_model(
+        "vit_tiny_patch16_224", img_size=32, class_token=False, reg_tokens=1, global_pool="avg", **options
+    ).eval()
+    torch.nn.init.normal_(model.head.weight, std=30.0)
+    picture = Picture(
+        "noise", Image.fromarray(np.random.default_rng(1).integers(0, 256, (40, 40, 3), np.uint8)), 0
+    )
+    subject = Subject("registers", model, prepared(32, 32), halves, lambda _output: "crane")
+    found = explore(
+        [subject], [picture], all_conditions(["brightness", "contrast"], [1, 3, 5]), detail=LADDER[0]
+    )
+    answers = [look.answers[0][0] for look in found.looks[0][0]]
+    (tmp_path / "page.html").write_bytes(render_explorer(found))
+    page = browser.new_page()
+    page.goto((tmp_path / "page.html").as_uri())
+    page.wait_for_selector('#app[aria-busy="false"]')
+    assert page.inner_text("#tokens button") == "Prefix token 1"
+    assert "class token" not in page.inner_text("main").lower()
+    differing = sum(answer != answers[0] for answer in answers[1:])
+    assert page.locator(".answer-table .cell.other").count() == differing > 0
+    page.close()
+
+
 def test_curves_measure_and_overlay_follow_their_controls(open_page):
     page = open_page()
     assert page.locator("#focus-chart .series").count() == 4

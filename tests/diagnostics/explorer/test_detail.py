@@ -12,6 +12,9 @@ LAYOUTS = [
     (TokenLayout(1, (2, 4), (2, 4)), 1),
     (TokenLayout(0, (56, 56), (56, 56), ((0,),)), 49),
     (TokenLayout(0, (1, 1), (1, 1)), 1),
+    (TokenLayout(0, (3, 3), (3, 3)), 9),
+    (TokenLayout(2, (3, 40), (3, 40)), 122),
+    (TokenLayout(0, (2, 5), (2, 5)), 10),
 ]
 
 

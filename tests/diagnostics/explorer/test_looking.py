@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from tapadl.diagnostics import compare_attention, measure_dilation, measure_focus
 from tapadl.diagnostics.explorer.detail import LADDER, Detail
@@ -96,6 +97,45 @@ def test_reach_of_tap_is_the_measured_one(attached_vit, make_subject, picture):
     report = measure_dilation(attached_vit, as_given(subject, shown[1:2]))
     for found, expected in zip(looks[1].dilation, report.layers, strict=True):
         np.testing.assert_allclose(found, expected.by_patch, atol=1e-9)
+
+
+class Flipped(nn.Module):
+    """The mean over a picture and its mirror image."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images):
+        return (self.model(images) + self.model(images.flip(-1))) / 2
+
+
+def test_tap_is_found_in_a_model_that_was_wrapped_later_and_in_every_call(
+    attached_vit, make_subject, picture
+):
+    subject = make_subject(Flipped(attached_vit), (3, 32, 48))
+    shown = subject.prepare(picture.image)[None]
+    watcher = Watcher(subject, shown[0])
+    (look,) = watcher.look(shown, EVERYTHING)
+    batch = as_given(subject, shown)
+    expected = [
+        layer.by_patch
+        for images in (batch, batch.flip(-1))
+        for layer in measure_dilation(attached_vit, images).layers
+    ]
+    assert [layer.num_branches for layer in watcher.layers] == [4] * len(expected)
+    for found, by_patch in zip(look.dilation, expected, strict=True):
+        np.testing.assert_allclose(found, by_patch, atol=1e-9)
+
+
+def test_a_tap_that_is_not_called_has_no_reach(attached_vit, make_subject, picture):
+    attached_vit.blocks[0].norm1._forward_pre_hooks.clear()
+    subject = make_subject(attached_vit, (3, 32, 48))
+    shown = subject.prepare(picture.image)[None]
+    watcher = Watcher(subject, shown[0])
+    (look,) = watcher.look(shown, EVERYTHING)
+    assert [layer.num_branches for layer in watcher.layers][:2] == [0, 4]
+    assert look.dilation[0] is None
 
 
 def test_windows_of_swin_lie_where_rolling_and_cutting_puts_them(make_model, make_subject, picture):

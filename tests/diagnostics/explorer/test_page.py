@@ -1,3 +1,4 @@
+import copy
 import io
 import itertools
 import re
@@ -33,8 +34,11 @@ def data_of(page: bytes):
 
 def test_body_is_as_long_as_the_header_says(subject, make_model, make_subject, picture):
     swin = make_subject(make_model("swin").model.float(), (3, 32, 32), "swin")
-    for detail in (LADDER[0], LADDER[6], LADDER[-1]):
-        found = explore([subject, swin], [picture, picture], CONDITIONS, detail=detail)
+    shared = copy.deepcopy(subject.model)
+    shared.blocks[1] = shared.blocks[0]
+    again = make_subject(shared, (3, 32, 48), "one block twice")
+    for subjects, detail in itertools.product(([subject, swin], [again]), (LADDER[0], LADDER[6], LADDER[-1])):
+        found = explore(subjects, [picture, picture], CONDITIONS, detail=detail)
         header, body = data_of(render_explorer(found))
         length = header["bookLength"]
         for model, _, condition in itertools.product(
@@ -73,8 +77,13 @@ def test_header_names_answers_and_what_was_done(subject, picture):
     assert header["severities"] == [0, 1, 5]
     assert header["seed"] == 4
     answers = header["models"][0]["answers"][0]
-    assert {name for answer in answers for name, _ in answer} == {"cat", "dog", "bird"}
-    assert all(sum(share for _, share in answer) == pytest.approx(1, abs=1e-3) for answer in answers)
+    assert {(output, name) for answer in answers for name, _, output in answer} == {
+        (0, "cat"),
+        (1, "dog"),
+        (2, "bird"),
+    }
+    assert all(sum(share for _, share, _ in answer) == pytest.approx(1, abs=1e-3) for answer in answers)
+    assert header["models"][0]["classToken"]
 
 
 def test_names_cannot_break_out_of_the_page(subject, picture):

@@ -85,7 +85,10 @@ def test_what_is_no_segmenter_is_refused_in_a_sentence(spec, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"backbone": "hf-hub:someone/vit"}, "name of a model of timm as backbone in .*, got 'hf-hub:someone/vit'"),
+        (
+            {"backbone": "hf-hub:someone/vit"},
+            "name of a model of timm as backbone in .*, got 'hf-hub:someone/vit'",
+        ),
         ({"options": {"checkpoint_path": "notes.bin"}}, "got checkpoint_path, which loads something"),
         (
             {"options": {"pretrained_cfg_overlay": {"url": "http://x"}}},

@@ -83,13 +83,18 @@ def kept_queries(layout: TokenLayout, num_queries: int, step: int | None) -> lis
     prefix = num_queries - rows * cols if layout.windows is None else 0
     queries = list(range(prefix))
     if step:
-        step *= -(-max(rows, cols) // _FINEST)
-        queries += [
-            prefix + row * cols + col
-            for row in range(min(step, rows) - 1, rows, step)
-            for col in range(min(step, cols) - 1, cols, step)
-        ]
+        unit = -(-max(rows, cols) // _FINEST)
+        kept_rows, kept_cols = (_every(step, unit, count) for count in (rows, cols))
+        queries += [prefix + row * cols + col for row in kept_rows for col in kept_cols]
     return queries
+
+
+def _every(step: int, unit: int, count: int) -> list[int]:
+    """Every step-th unit of so many places; at least one, which smaller steps that divide it keep, too."""
+    kept = list(range(step * unit - 1, count, step * unit))
+    if kept:
+        return kept
+    return [count - 1] if step == 1 else [_every(2 if step == 4 else 1, unit, count)[-1]]
 
 
 def choose_detail(sizes: Mapping[Detail, float], limit: float) -> Detail:

@@ -8,7 +8,7 @@ import torch
 from tapadl.attach.capture import StoredMap
 from tapadl.attach.tap import AttachedTAP
 from tapadl.diagnostics import focus, stability
-from tapadl.diagnostics.dilation import dilation_maps
+from tapadl.diagnostics.dilation import hear_branch_weights, mean_dilation
 from tapadl.diagnostics.explorer.detail import KINDS, Detail, Kind, kept_queries
 from tapadl.diagnostics.explorer.layout import TokenLayout, audible_sites, find_tokens
 from tapadl.diagnostics.explorer.subject import Subject
@@ -54,6 +54,19 @@ class Layer:
     def queries(self, detail: Detail, kind: Kind) -> list[int] | None:
         """Of a kind of map, those that are kept."""
         return kept_queries(self.tokens, self.num_queries, detail.step(kind))
+
+
+@dataclass(frozen=True, eq=False)
+class _Reach:
+    """Of one call of TAP.
+
+    Args:
+        dilation: The mean dilation of every patch, (B, rows, cols).
+        num_branches: K.
+    """
+
+    dilation: torch.Tensor
+    num_branches: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,13 +122,15 @@ class Watcher:
         self._sites, self.left_out = audible_sites(subject.model)
         batch = self._batch(image[None])
         seen = find_tokens(subject.model, self._sites, batch)
-        branches = {tap.site_name: tap.num_branches for tap in self._taps()}
         # a site that is called twice is two layers
         self.layers: list[Layer] = []
         self._places: list[int | None] = []
+        self._taps: list[AttachedTAP | None] = []
 
         def receive(index: int, rows: Rows) -> None:
-            name = self._sites[index][0]
+            name, site = self._sites[index]
+            tap = getattr(site.block, "tap", None)
+            self._taps.append(tap if isinstance(tap, AttachedTAP) else None)
             found = seen[index].layout(rows.size, 1)
             if isinstance(found, str):
                 self.left_out.append(f"{name}: {found}")
@@ -123,12 +138,16 @@ class Watcher:
                 return
             _, heads, queries, keys = rows.size
             self._places.append(len(self.layers))
-            self.layers.append(Layer(name, found, queries, keys, heads, branches.get(name, 0)))
+            self.layers.append(Layer(name, found, queries, keys, heads))
 
         listen(subject.model, batch, self._sites, receive)
         if not self.layers:
             raise ValueError(f"expected attention that can be shown in {subject.name}, got none: "
                              f"{'; '.join(self.left_out[:1])}")  # fmt: skip
+        self.layers = [
+            layer if reach is None else replace(layer, num_branches=reach.num_branches)
+            for layer, reach in zip(self.layers, self._reaches(batch), strict=True)
+        ]
 
     def look(
         self, images: torch.Tensor, detail: Detail, on_progress: Callable[[int], None] = lambda count: None
@@ -170,26 +189,29 @@ class Watcher:
             listen(self.subject.model, batch, self._sites, receive)
         finally:
             handle.remove()
-        dilations = self._dilations(batch)
+        reaches = self._reaches(batch)
         count = min(_ANSWERS, outputs[-1].shape[1])
         probabilities, classes = outputs[-1].float().softmax(dim=1).topk(count, dim=1)
         return [
             Look(
                 tuple(zip(classes[place].tolist(), probabilities[place].tolist(), strict=True)),
                 tuple(layers[place]),
-                tuple(None if dilation is None else dilation[place] for dilation in dilations),
+                tuple(None if reach is None else reach.dilation[place] for reach in reaches),
             )
             for place in shown
         ]
 
-    def _dilations(self, batch: torch.Tensor) -> list[torch.Tensor | None]:
-        names = [tap.site_name for tap in self._taps()]
-        maps = dilation_maps(self.subject.model, batch)
-        found = dict(zip(names, maps, strict=True)) if len(names) == len(maps) else {}
-        return [found.get(layer.name) for layer in self.layers]
+    def _reaches(self, batch: torch.Tensor) -> list["_Reach | None"]:
+        """Of every layer what its TAP chose in that call; None without TAP."""
+        heard: dict[AttachedTAP, list[_Reach]] = {}
 
-    def _taps(self) -> list[AttachedTAP]:
-        return [module for module in self.subject.model.modules() if isinstance(module, AttachedTAP)]
+        def receive(tap: AttachedTAP, weights: torch.Tensor) -> None:
+            heard.setdefault(tap, []).append(_Reach(mean_dilation(weights), weights.shape[1]))
+
+        hear_branch_weights(self.subject.model, batch, receive)
+        calls = {tap: iter(reaches) for tap, reaches in heard.items()}
+        of_calls = [next(calls[tap], None) if tap in calls else None for tap in self._taps]
+        return [reach for reach, place in zip(of_calls, self._places, strict=True) if place is not None]
 
     def _batch(self, images: torch.Tensor) -> torch.Tensor:
         like = next(self.subject.model.parameters(), torch.empty(0))

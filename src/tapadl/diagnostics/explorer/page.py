@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+from torch import nn
 
 from tapadl.corruptions import SEVERITIES
 from tapadl.data.atomic import write_atomically
@@ -152,7 +154,7 @@ def _model(found: Exploration, place: int) -> dict[str, Any]:
         "pictures": found.shown[place],
         "answers": [
             [
-                [[subject.class_name(output), _short(share)] for output, share in look.answers]
+                [[subject.class_name(output), _short(share), output] for output, share in look.answers]
                 for look in of_picture
             ]
             for of_picture in looks
@@ -169,6 +171,7 @@ def _model(found: Exploration, place: int) -> dict[str, Any]:
             for of_picture in looks
         ],
         "hasTap": _has_tap(watcher),
+        "classToken": _has_class_token(subject.model),
     }
 
 
@@ -201,6 +204,14 @@ def _prefix_of_queries(layer: Layer) -> int:
 
 def _has_tap(watcher: Watcher) -> bool:
     return any(layer.num_branches for layer in watcher.layers)
+
+
+def _has_class_token(model: nn.Module) -> bool:
+    """Whether the first prefix token is one: timm, transformers and torchvision call its weights so."""
+    names = ("cls_token", "class_token", "class_embedding")
+    return any(
+        isinstance(getattr(part, name, None), torch.Tensor) for part in model.modules() for name in names
+    )
 
 
 def _table(numbers: Any) -> list[list[float]]:

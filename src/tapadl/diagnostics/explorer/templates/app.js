@@ -58,7 +58,8 @@ function start(data) {
   };
   const condition = () => conditionAt(header, state.corruption, state.severity);
   const conditionName = () => (state.severity ? `${corruptionLabel(state.corruption)}, severity ${state.severity}` : "Nothing done to it");
-  const tokenName = (prefix) => (prefix === 0 ? "Class token" : `Prefix token ${prefix + 1}`);
+  const hasClassToken = models.every((model) => model.classToken || model.layers.every((layer) => !layer.prefix && !layer.queryPrefix));
+  const tokenName = (prefix) => (prefix === 0 && hasClassToken ? "Class token" : `Prefix token ${prefix + 1}`);
   const placeName = (row, col) => `row ${row + 1}, column ${col + 1}`;
 
   function set(changes) {
@@ -283,7 +284,7 @@ function start(data) {
     let text = `${lead}: ${placeName(Math.floor(place / cols), place % cols)} (${amount(shown, values[most], side)})`;
     if (shown.prefix) {
       const share = values.subarray(0, shown.prefix).reduce((sum, value) => sum + value, 0);
-      text += `; ${shown.prefix > 1 ? "prefix tokens" : "class token"} ${side === "change" ? (share < 0 ? "−" : "+") : ""}${percent(Math.abs(share))}`;
+      text += `; ${shown.prefix > 1 ? "prefix tokens" : hasClassToken ? "class token" : "prefix token"} ${side === "change" ? (share < 0 ? "−" : "+") : ""}${percent(Math.abs(share))}`;
     }
     return text;
   }
@@ -309,11 +310,11 @@ function start(data) {
 
   function answerOf(side, answers, clean) {
     if (side === "change") return [make("span", { className: "side" }, "Change"), make("span", { className: "others" }, "corrupted minus clean")];
-    const [[name, share], ...others] = answers;
+    const [[name, share, output], ...others] = answers, differs = output !== clean[0][2];
     const title = make("span", { className: "side" }, side === "clean" ? "Clean" : conditionName());
     const first = make("b", {}, name), bar = make("span", { className: "track", "aria-hidden": "true" }, make("span", { className: "fill" }));
     bar.firstChild.style.width = `${100 * share}%`;
-    const line = make("span", { className: name === clean[0][0] ? "best" : "best other" }, name === clean[0][0] ? "" : "≠ ", first, ` ${percent(share)}`);
+    const line = make("span", { className: differs ? "best other" : "best" }, differs ? "≠ " : "", first, ` ${percent(share)}`);
     return [title, line, bar, make("span", { className: "others" }, others.map(([other, part]) => `${other} ${percent(part)}`).join(", "))];
   }
 
@@ -373,9 +374,9 @@ function start(data) {
   function showAnswers() {
     const steps = header.severities.filter((one) => one > 0);
     by("answers").replaceChildren(...models.map((model, number) => {
-      const answers = model.answers[state.picture], clean = answers[0][0][0];
+      const answers = model.answers[state.picture], clean = answers[0][0][2];
       const cell = (corruption, severity) => {
-        const [name, share] = answers[conditionAt(header, corruption, severity)][0], other = name !== clean;
+        const [name, share, output] = answers[conditionAt(header, corruption, severity)][0], other = output !== clean;
         const chosen = severity === state.severity && (!severity || corruption === state.corruption);
         const bar = make("span", { className: "track", "aria-hidden": "true" }, make("span", { className: "fill" }));
         bar.firstChild.style.width = `${100 * share}%`;

@@ -38,7 +38,9 @@ function homeInWindows(table) {
 
 // What a query attends to: prefix tokens and patches; NaN outside of its window.
 function attendedFrom(data, model, layer, maps, query) {
-  const row = readRow(data, maps.rows + maps.queries.indexOf(query) * (2 + layer.keys), layer.keys);
+  const place = maps.queries.indexOf(query);
+  if (place < 0) throw new Error(`the page holds no attention of token ${query}`);
+  const row = readRow(data, maps.rows + place * (2 + layer.keys), layer.keys);
   if (layer.window === null) return row;
   const table = model.windows[layer.window];
   const [number] = (layer.home ||= homeInWindows(table)).get(query);
