@@ -296,13 +296,11 @@ def test_registers_are_not_called_class_token_and_equal_names_are_not_equal_answ
         "vit_tiny_patch16_224", img_size=32, class_token=False, reg_tokens=1, global_pool="avg", **options
     ).eval()
     torch.nn.init.normal_(model.head.weight, std=30.0)
-    picture = Picture(
-        "noise", Image.fromarray(np.random.default_rng(1).integers(0, 256, (40, 40, 3), np.uint8)), 0
-    )
+    pixels = np.random.default_rng(1).integers(0, 256, (40, 40, 3), np.uint8)
+    picture = Picture("noise", Image.fromarray(pixels), 0)
+    conditions = all_conditions(["brightness", "contrast"], [1, 3, 5])
     subject = Subject("registers", model, prepared(32, 32), halves, lambda _output: "crane")
-    found = explore(
-        [subject], [picture], all_conditions(["brightness", "contrast"], [1, 3, 5]), detail=LADDER[0]
-    )
+    found = explore([subject], [picture], conditions, detail=LADDER[0])
     answers = [look.answers[0][0] for look in found.looks[0][0]]
     (tmp_path / "page.html").write_bytes(render_explorer(found))
     page = browser.new_page()
