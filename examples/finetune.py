@@ -5,7 +5,7 @@ init="identity", which leaves the output as it is, and grows in while training g
 training without both is the comparison. The images are the subset of Fashion-MNIST inside the package: no
 download. Two minutes on two cores.
 
-    pip install tapadl
+    pip install .    # in a clone
     python examples/finetune.py
 """
 

@@ -1,6 +1,6 @@
 """TAP and ADL in a plain loop of torch: two calls. The images are in the package; no download.
 
-pip install tapadl
+pip install .    # in a clone
 python examples/plain_torch.py
 """
 

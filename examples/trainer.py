@@ -2,7 +2,7 @@
 
 The images are the subset of Fashion-MNIST inside the package: no download. A minute on two cores.
 
-    pip install "tapadl[transformers]" accelerate
+    pip install ".[transformers]" accelerate    # in a clone
     python examples/trainer.py
 """
 

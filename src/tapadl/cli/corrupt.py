@@ -38,8 +38,11 @@ examples:
   a data set with images that do not decode:
     tapadl corrupt photos photos-c --on-error skip
 
-The copy is evaluated with
+A copy of ImageNet's validation images in all five severities, as large as the
+model takes them, is evaluated with
   tapadl evaluate --model NAME --benchmark imagenet-c --data OUT
+one of other class folders with --benchmark folder-c; where not all fifteen were
+made, name those that were: --corruptions fog motion_blur
 The fifteen at five severities are 75 files an image; png takes several times
 the room of jpeg85.
 """

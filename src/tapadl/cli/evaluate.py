@@ -20,11 +20,12 @@ _DESCRIPTION = """\
 Measure how a model holds: on clean, corrupted, perturbed, adversarial and shifted
 images. Writes result.json, report.md and report.html. Killed, the same command with
 the same --out goes on where it was. With --task segmentation a segmenter is measured
-by mIoU.
+by mIoU, one image at a time: it takes no --checkpoint, --jpeg85, --attack,
+--batch-size or --compile.
 
 models:
   a timm name          vit_tiny_patch16_224, hf-hub:ORG/NAME, local-dir:FOLDER
-  a file               one of tapadl train or convert; NAME with --checkpoint FILE
+  a file or folder     one of tapadl train or convert; NAME with --checkpoint FILE
   another library      transformers:ID_OR_FOLDER, torchvision:vit_b_16
   your own             module:function that returns a model, or (model, Preprocessing)
   a segmenter          a .safetensors file of tapadl train or tapadl convert, or
@@ -129,7 +130,7 @@ def add_command(commands: "Commands", formatter: type[argparse.HelpFormatter]) -
     how = parser.add_argument_group("how")
     how.add_argument("--seed", type=int, default=0, metavar="N", help="of the corruptions (default: 0)")
     how.add_argument(
-        "--batch-size", type=int, metavar="N", help="images at a time (default: 64; segmentation: 1)"
+        "--batch-size", type=int, metavar="N", help="images at a time (default: 64)"
     )
     how.add_argument(
         "--workers", type=int, metavar="N", help="processes that read and corrupt (default: cores - 1)"

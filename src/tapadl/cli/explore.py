@@ -56,7 +56,7 @@ def add_command(commands: "Commands", formatter: type[argparse.HelpFormatter]) -
         formatter_class=formatter,
     )
     parser.add_argument(
-        "sources", nargs="+", type=Path, metavar="IMAGES", help="pictures, or folders of pictures"
+        "sources", nargs="+", type=Path, metavar="IMAGES", help="pictures, or folders of pictures, at most 24 in all"
     )
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the page, such as look.html")
     parser.add_argument("--overwrite", action="store_true", help="replace FILE")

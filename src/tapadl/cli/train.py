@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 _DESCRIPTION = """\
 Train a model with TAP and ADL as a recipe says. The same command with the same --out
-goes on after a kill, and ends with the same weights to the bit. Under torchrun it
-trains with many processes, on one machine or several.
+goes on after a kill, and on CPUs ends with the same weights to the bit. Under
+torchrun it trains with many processes, on one machine or several.
 """
 
 

@@ -27,17 +27,22 @@ examples:
   your own images, a folder for each class, from pretrained weights:
     tapadl train --config recipes/finetune_timm.yaml \\
         --data.train flowers/train --data.val flowers/val --out runs/flowers
-  scenes with a class for every pixel, on a GPU:
-    tapadl train --config recipes/fan_base_hybrid_segmentation_cityscapes.yaml \\
-        --data.train cityscapes --data.val cityscapes --out runs/cityscapes
   the same without TAP and ADL, to compare: add
         --tap.enabled false --adl.enabled false
+    and to a model called tap_* its --model.name without
+  scenes with a class for every pixel, on one GPU, from ImageNet weights:
+    tapadl train --config recipes/fan_base_hybrid_segmentation_cityscapes.yaml \\
+        --data.train cityscapes --data.val cityscapes \\
+        --model.checkpoint weights/fan_base.safetensors \\
+        --training.accumulation 8 --out runs/cityscapes
   a look at 500 steps of a long recipe, saved every 100:
     tapadl train --config recipes/deit_small_tap_adl.yaml \\
+        --data.train imagenet/train --data.val imagenet/val \\
         --training.max_steps 500 --checkpoint.every_steps 100 --out runs/look
   eight GPUs, the same batch:
     torchrun --nproc-per-node 8 -m tapadl train \\
-        --config recipes/rvt_base_tap_adl.yaml --out runs/rvt
+        --config recipes/rvt_base_tap_adl.yaml \\
+        --data.train imagenet/train --data.val imagenet/val --out runs/rvt
 """
 
 

@@ -90,7 +90,7 @@ def train(
 ) -> Outcome:
     """Train a model in place, or go on where the folder says an earlier call was interrupted.
 
-    A call that goes on with as many processes as before ends with the same weights, bit for bit.
+    A call that goes on with as many processes as before ends with the same weights, on CPUs bit for bit.
 
     Args:
         settings: Of the run; those of the model, the data and the augmentation are the ingredients' matter.

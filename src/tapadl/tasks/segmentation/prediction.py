@@ -115,8 +115,8 @@ class Predictor:
         logits = logits.flip(3) if flip else logits
         if not logits.amax(dim=1).isfinite().all():  # a class that is ruled out, by -inf, is one
             raise RuntimeError(
-                f"expected finite logits of {self.name}, got NaN or infinity; use --precision float32, "
-                "or look at the weights"
+                f"expected finite logits of {self.name}, got NaN or infinity; look at the weights, or "
+                "evaluate with --precision float32"
             )
         return resized(logits, size)
 
