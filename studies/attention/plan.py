@@ -1,17 +1,36 @@
 """What the study trains, from a YAML file: sections of rows, under one or several conditions, over seeds."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import yaml
+
+from tapadl.corruptions import CORRUPTIONS
 
 Changes = dict[str, Any]
 """Settings of `tapadl train` by their dotted keys, and the `study.*` ones: what differs from the recipe."""
 
 RESULTS = Path(__file__).parents[2] / "results" / "attention"
 STUDY_KEYS = {"study.pooling", "study.regulariser", "study.weight"}
+# What a row may change; other settings are the condition it is trained under.
+ROW_KEYS = ("tap.", "adl.", "study.")
+GROUPS = ("noise", "blur", "weather", "digital")
+LIGHT = ("frost", "fog", "brightness", "contrast")  # half of the mean error is theirs
+MEASURES = {
+    "overlap": "ADL value (overlap, tau 2)",
+    "cosine": "overlap without threshold",
+    "gini": "Gini of received attention",
+    "effective_keys": "effective number of keys",
+    "stability": "stability (cosine, clean - corrupted)",
+    "divergence": "divergence (Jensen-Shannon)",
+}
+
+Interval = tuple[float, float, float]
+"""Mean, and the ends of its 95 % interval."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +114,28 @@ class Plan:
     images: int
     severities: tuple[int, ...]
     sections: tuple[Section, ...]
+
+
+Lines = Mapping[Run, Mapping[str, Any]]
+
+
+def errors(line: Mapping[str, Any]) -> dict[str, float]:
+    """Percent: clean, the mean over the corruptions, by their group, and over the eleven beside `LIGHT`."""
+    by_name = line["corruption_error"]
+    groups = {
+        group: fmean(error for name, error in by_name.items() if CORRUPTIONS[name].group == group)
+        for group in GROUPS
+    }
+    eleven = fmean(error for name, error in by_name.items() if name not in LIGHT)
+    found = {"clean": line["clean_error"], "corrupted": fmean(by_name.values()), "eleven": eleven, **groups}
+    return {name: 100 * value for name, value in found.items()}
+
+
+def condition_of(changes: Mapping[str, Any]) -> str:
+    """What a run has in common with those it may be compared with."""
+    return json.dumps(
+        {key: value for key, value in changes.items() if not key.startswith(ROW_KEYS)}, sort_keys=True
+    )
 
 
 def load_lines(name: str) -> dict[Run, dict[str, Any]]:

@@ -9,7 +9,6 @@ pictures docs/assets/attention-*.svg, and the tables between their marks in docs
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from statistics import fmean, stdev
@@ -19,49 +18,36 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 
-from plan import RESULTS, Plan, Run, Section, load_lines, load_plan
-from tapadl.corruptions import CORRUPTIONS
+from plan import (
+    GROUPS,
+    LIGHT,
+    MEASURES,
+    RESULTS,
+    Interval,
+    Lines,
+    Plan,
+    Run,
+    Section,
+    condition_of,
+    errors,
+    load_lines,
+    load_plan,
+)
+from relations import Sample, acts_on_attention, prediction_table, predictions
 
 ROOT = Path(__file__).parents[2]
 PLAN = Path(__file__).with_name("fashion_mnist.yaml")
 DOCUMENT = ROOT / "docs" / "theory" / "when-it-helps.md"
 PICTURES = ROOT / "docs" / "assets"
-GROUPS = ("noise", "blur", "weather", "digital")
-MEASURES = {
-    "overlap": "ADL value (overlap, tau 2)",
-    "cosine": "overlap without threshold",
-    "gini": "Gini of received attention",
-    "effective_keys": "effective number of keys",
-    "stability": "stability (cosine, clean - corrupted)",
-    "divergence": "divergence (Jensen-Shannon)",
-}
-# What a row may change; other settings are the condition it is trained under.
-ROW_KEYS = ("tap.", "adl.", "study.")
 DRAWS = 2000
-ROWS = 4  # that a condition must have to be asked what goes with what
 # Okabe and Ito's, which all can tell apart; gray first.
 COLOURS = ("#6b6b6b", "#56b4e9", "#e69f00", "#0072b2", "#b0b0b0")
-
-Lines = Mapping[Run, Mapping[str, Any]]
-Interval = tuple[float, float, float]
-"""Mean, and the ends of its 95 % interval."""
 
 
 def load_cost(name: str) -> dict[str, float]:
     """Milliseconds a step of what was measured."""
     rows = json.loads((RESULTS / f"{name}-cost.json").read_text())
     return {Run.of(row["changes"], 0).changes: row["ms"] for row in rows}
-
-
-def errors(line: Mapping[str, Any]) -> dict[str, float]:
-    """Percent: clean, the mean over the corruptions, and by their group."""
-    by_name = line["corruption_error"]
-    groups = {
-        group: fmean(error for name, error in by_name.items() if CORRUPTIONS[name].group == group)
-        for group in GROUPS
-    }
-    found = {"clean": line["clean_error"], "corrupted": fmean(by_name.values()), **groups}
-    return {name: 100 * value for name, value in found.items()}
 
 
 def comparisons(lines: Lines, plan: Plan, name: str) -> dict[tuple[str, str, str], list[float]]:
@@ -82,22 +68,38 @@ def comparisons(lines: Lines, plan: Plan, name: str) -> dict[tuple[str, str, str
     return found
 
 
-def intervals(differences: Mapping[Any, Sequence[float]]) -> dict[Any, Interval]:
+def deviations(lines: Lines, name: str) -> np.ndarray:
+    """What the means of row and seed leave of the error of every run, within its condition.
+
+    Scaled for the means that are lost, so that their spread is that of a run.
+    """
+    by_condition: dict[str, list[Run]] = {}
+    for run in lines:
+        by_condition.setdefault(condition_of(json.loads(run.changes)), []).append(run)
+    found = [np.zeros(1)]
+    for runs in by_condition.values():
+        known = [[run.changes for run in runs], [run.seed for run in runs]]
+        design = np.concatenate(
+            [np.equal.outer(own, list(dict.fromkeys(own))).astype(float) for own in map(np.array, known)],
+            axis=1,
+        )
+        values = np.array([errors(lines[run])[name] for run in runs])
+        fit, _, rank, _ = np.linalg.lstsq(design, values)
+        if len(runs) > rank:
+            found.append((values - design @ fit) * np.sqrt(len(runs) / (len(runs) - rank)))
+    return np.concatenate(found[1:] or found)
+
+
+def intervals(differences: Mapping[Any, Sequence[float]], pool: np.ndarray) -> dict[Any, Interval]:
     """The mean of each, and its 95 % bootstrap interval.
 
-    Three seeds say little of their own spread. What is drawn, as often as there are seeds, comes from the
-    deviations of all comparisons from their means, scaled for the mean that each has lost.
+    Three seeds say little of their own spread. What is drawn, as often as both rows have seeds, comes from
+    the deviations of all runs.
     """
-    deviations = {
-        tuple(own): np.sqrt(len(own) / (len(own) - 1)) * (np.array(own) - fmean(own))
-        for own in differences.values()
-        if len(own) > 1
-    }
-    pool = np.concatenate(list(deviations.values())) if deviations else np.zeros(1)
     found = {}
     for key, own in differences.items():
-        drawn = np.random.default_rng(0).choice(pool, (DRAWS, len(own))).mean(axis=1)
-        low, high = np.quantile(drawn, [0.025, 0.975])
+        drawn = np.random.default_rng(0).choice(pool, (2, DRAWS, len(own))).mean(axis=2)
+        low, high = np.quantile(drawn[0] - drawn[1], [0.025, 0.975])
         found[key] = (fmean(own), fmean(own) - float(high), fmean(own) - float(low))
     return found
 
@@ -145,159 +147,57 @@ def attention_table(lines: Lines, section: Section) -> str:
     return "\n".join(text)
 
 
+def pairs_table(lines: Lines, section: Section, pool: Mapping[str, np.ndarray]) -> str:
+    """Markdown: every row minus plain, and minus plain of equal time, seed by seed."""
+    names = {"clean": "clean", "corrupted": "corrupted", "eleven": f"corrupted, without {', '.join(LIGHT)}"}
+    text = [f"| | {' | '.join(names.values())} |", f"|---|{'---:|' * len(names)}"]
+    (condition,) = section.conditions
+    for against in (section.against, "plain, equal time"):
+        for row in section.rows:
+            if row in (section.against, against):
+                continue
+            pairs = [
+                (lines[section.run(condition, row, seed)], lines[section.run(condition, against, seed)])
+                for seed in range(section.seeds)
+            ]
+            cells = []
+            for name in names:
+                own = [errors(one)[name] - errors(other)[name] for one, other in pairs]
+                (interval,) = intervals({row: own}, pool[name]).values()
+                cells.append(f"{_shown(interval)}, {sum(value < 0 for value in own)} of {len(own)}")
+            text.append(f"| {row} - {against} | {' | '.join(cells)} |")
+    return "\n".join(text)
+
+
+def corruptions_table(lines: Lines, section: Section) -> str:
+    """Markdown: by corruption every row minus the one it stands against, and how many seeds are lower."""
+    (condition,) = section.conditions
+    rows = [row for row in section.rows if row != section.against]
+    heads = [section.against, *(f"{row} - {section.against}" for row in rows)]
+    text = [f"| | {' | '.join(heads)} |", f"|---|{'---:|' * len(heads)}"]
+    by_row = {
+        row: [lines[section.run(condition, row, seed)]["corruption_error"] for seed in range(section.seeds)]
+        for row in section.rows
+    }
+    for name in by_row[section.against][0]:
+        base = [100 * one[name] for one in by_row[section.against]]
+        cells = [_spread(base)]
+        for row in rows:
+            own = [100 * one[name] - other for one, other in zip(by_row[row], base, strict=True)]
+            mean = round(fmean(own), 1) + 0.0
+            cells.append(f"{mean:+.1f}, {sum(value < 0 for value in own)} of {len(own)}")
+        text.append(f"| {name.replace('_', ' ')} | {' | '.join(cells)} |")
+    return "\n".join(text)
+
+
 def _spread(values: Sequence[float], digits: int = 1) -> str:
     shown = f"{fmean(values):.{digits}f}"
     return shown + (f" ± {stdev(values):.{digits}f}" if len(values) > 1 else "")
 
 
 def _shown(found: Interval) -> str:
-    mean, low, high = found
+    mean, low, high = (round(value, 1) + 0.0 for value in found)  # no -0.0
     return f"{mean:+.1f} ({low:+.1f} to {high:+.1f})"
-
-
-def condition_of(changes: Mapping[str, Any]) -> str:
-    """What a run has in common with those it may be compared with."""
-    return json.dumps(
-        {key: value for key, value in changes.items() if not key.startswith(ROW_KEYS)}, sort_keys=True
-    )
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Numbers of the attention beside the errors: of rows, or of the seeds within rows.
-
-    Args:
-        conditions: Of each, a number.
-        rows: Of each, a number; all of a row are drawn at once.
-        values: "clean", "corrupted" and each of `MEASURES`, in standard deviations of a condition.
-        names: Of the rows, as changes.
-    """
-
-    conditions: np.ndarray
-    rows: np.ndarray
-    values: Mapping[str, np.ndarray]
-    names: Sequence[str]
-
-    @classmethod
-    def of(cls, lines: Lines, *, within_rows: bool = False, without_losses: bool = False) -> "Sample":
-        """Rows, each the mean over its seeds; or what is left of runs without the means of row and seed.
-
-        Args:
-            lines: The runs; conditions with fewer than `ROWS` rows are left out, there is nothing to relate.
-            within_rows: Seeds against one another, what rows differ in taken out, and what all rows have in
-                common with the same seed, such as its weights and its order of images.
-            without_losses: Leave out rows with ADL or another loss, which act on what is measured.
-        """
-        by_condition: dict[str, dict[str, dict[int, Mapping[str, Any]]]] = {}
-        for run, line in lines.items():
-            changes = json.loads(run.changes)
-            if not (without_losses and acts_on_attention(changes)):
-                by_row = by_condition.setdefault(condition_of(changes), {})
-                by_row.setdefault(run.changes, {})[run.seed] = line
-        parts = []
-        for by_row in by_condition.values():
-            seeds = sorted(set.intersection(*(set(by_seed) for by_seed in by_row.values())))
-            if len(by_row) < ROWS or not seeds or (within_rows and len(seeds) < 2):
-                continue
-            # rows, seeds, clean error and corruption error and measures
-            cube = np.array([[_numbers(by_seed[seed]) for seed in seeds] for by_seed in by_row.values()])
-            means = cube.mean(axis=1, keepdims=True)
-            if within_rows:
-                left = cube - means - cube.mean(axis=0, keepdims=True) + cube.mean(axis=(0, 1))
-            else:
-                left = means - means.mean(axis=0)
-            parts.append((list(by_row), left / np.maximum(left.std(axis=(0, 1)), 1e-12)))
-        stacked = [left.reshape(-1, left.shape[-1]) for _, left in parts]
-        names = [name for own, _ in parts for name in own]
-        every = [left.shape[1] for own, left in parts for _ in own]
-        return cls(
-            conditions=np.repeat(np.arange(len(parts)), [len(left) for left in stacked]),
-            rows=np.repeat(np.arange(len(names)), every),
-            values=dict(zip(("clean", "corrupted", *MEASURES), np.concatenate(stacked).T, strict=True)),
-            names=names,
-        )
-
-    def residuals(self, measure: str, chosen: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """What a line of the clean error leaves of the measure and of the corruption error."""
-        whole = np.arange(len(self.rows)) if chosen is None else chosen
-        conditions = self.conditions[whole]
-        clean, *others = (
-            _centred(self.values[name][whole], conditions) for name in ("clean", measure, "corrupted")
-        )
-        size = float(clean @ clean)
-        left = [values - clean * float(clean @ values) / size if size else values for values in others]
-        return left[0], left[1]
-
-    def correlation(self, measure: str) -> Interval:
-        """Partial correlation, -1 to 1, and a bootstrap over the rows of each condition."""
-        generator = np.random.default_rng(0)
-        places = [np.flatnonzero(self.rows == row) for row in range(len(self.names))]
-        together = [
-            np.unique(self.rows[self.conditions == condition]) for condition in np.unique(self.conditions)
-        ]
-        drawn = []
-        for _ in range(DRAWS):
-            rows = [row for own in together for row in generator.choice(own, len(own))]
-            drawn.append(
-                _correlation(*self.residuals(measure, np.concatenate([places[row] for row in rows])))
-            )
-        low, high = np.nanquantile(drawn, [0.025, 0.975])
-        return _correlation(*self.residuals(measure)), float(low), float(high)
-
-
-def acts_on_attention(changes: Mapping[str, Any]) -> bool:
-    """Whether a loss of the attention was trained with."""
-    return changes.get("adl.enabled", True) or "study.regulariser" in changes
-
-
-def _numbers(line: Mapping[str, Any]) -> list[float]:
-    found = errors(line)
-    return [found["clean"], found["corrupted"], *(line["attention"][name] for name in MEASURES)]
-
-
-def _centred(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    sums = np.bincount(groups, weights=values, minlength=groups.max() + 1)
-    return values - (sums / np.maximum(np.bincount(groups, minlength=groups.max() + 1), 1))[groups]
-
-
-def _correlation(first: np.ndarray, second: np.ndarray) -> float:
-    scale = float(np.sqrt((first @ first) * (second @ second)))
-    return float(first @ second) / scale if scale else float("nan")
-
-
-VIEWS: Mapping[str, Mapping[str, bool]] = {
-    "rows": {},
-    "rows without a loss on attention": {"without_losses": True},
-    "seeds of a row": {"within_rows": True},
-}
-"""What is set against one another."""
-
-
-def predictions(lines: Lines) -> dict[str, Any]:
-    """Every measure, in each view."""
-    found: dict[str, Any] = {}
-    for view, how in VIEWS.items():
-        sample = Sample.of(lines, **how)
-        found[view] = {
-            "rows": len(sample.names),
-            "runs": len(sample.rows),
-            "partial_correlation": {
-                name: [round(value, 4) for value in sample.correlation(name)] for name in MEASURES
-            },
-        }
-    return found
-
-
-def prediction_table(found: Mapping[str, Any]) -> str:
-    """Markdown of `predictions`."""
-    heads = [f"{view} ({own['rows']} rows)" for view, own in found.items()]
-    text = [f"| partial correlation with the corruption error | {' | '.join(heads)} |"]
-    text.append(f"|---|{'---:|' * len(heads)}")
-    for name, label in MEASURES.items():
-        cells = (own["partial_correlation"][name] for own in found.values())
-        shown = (f"{mean:+.2f} ({low:+.2f} to {high:+.2f})" for mean, low, high in cells)
-        text.append(f"| {label} | {' | '.join(shown)} |")
-    return "\n".join(text)
 
 
 def draw_differences(lines: Lines, plan: Plan, path: Path) -> None:
@@ -307,7 +207,7 @@ def draw_differences(lines: Lines, plan: Plan, path: Path) -> None:
     places: list[float] = []
     place = 0.0
     heads: list[tuple[float, str]] = []
-    apart = {name: intervals(comparisons(lines, plan, name)) for name in points}
+    apart = {name: intervals(comparisons(lines, plan, name), deviations(lines, name)) for name in points}
     drawn: set[tuple[Run, Run]] = set()
     for section in plan.sections:
         for condition in section.conditions:
@@ -372,27 +272,29 @@ def draw_curves(lines: Lines, section: Section, path: Path) -> None:
 
 
 def draw_predictions(lines: Lines, path: Path) -> None:
-    """What the clean error leaves of ADL value, stability and corruption error, a point a row."""
+    """ADL value and stability against the corruption error, and what the clean error leaves of both."""
     sample = Sample.of(lines)
     with_loss = np.array([acts_on_attention(json.loads(name)) for name in sample.names])
-    figure, axes = plt.subplots(1, 2, figsize=(8.5, 3.6), sharey=True, constrained_layout=True)
-    for axis, name in zip(axes, ("overlap", "stability"), strict=True):
-        measured, left = sample.residuals(name)
-        for chosen, colour, marker, label in (
-            (~with_loss, "#e69f00", "o", "no loss on attention"),
-            (with_loss, "#0072b2", "^", "ADL or another loss"),
-        ):
-            style = {"s": 22, "c": colour, "marker": marker, "alpha": 0.8, "linewidths": 0}
-            axis.scatter(measured[chosen], left[chosen], label=label, **style)
-        axis.set_xlabel(MEASURES[name])
-        axis.set_title(f"partial correlation {_correlation(measured, left):+.2f}", fontsize=10)
-        axis.axhline(0, color="#6b6b6b", linewidth=0.8)
-        axis.axvline(0, color="#6b6b6b", linewidth=0.8)
-        axis.grid(color="#00000012")
-        axis.spines[["top", "right"]].set_visible(False)
-    axes[0].set_ylabel("corruption error")
-    axes[0].legend(frameon=False, fontsize=8)
-    figure.supxlabel("in standard deviations, less what the clean error explains", fontsize=9)
+    figure, panels = plt.subplots(2, 2, figsize=(8.5, 6.4), sharey="row", constrained_layout=True)
+    for axes, given_clean in zip(panels, (False, True), strict=True):
+        for axis, name in zip(axes, ("overlap", "stability"), strict=True):
+            measured, left = sample.residuals(name, given_clean=given_clean)
+            for chosen, colour, marker, label in (
+                (~with_loss, "#e69f00", "o", "no loss on attention"),
+                (with_loss, "#0072b2", "^", "ADL or another loss"),
+            ):
+                style = {"s": 22, "c": colour, "marker": marker, "alpha": 0.8, "linewidths": 0}
+                axis.scatter(measured[chosen], left[chosen], label=label, **style)
+            mean, low, high = sample.correlation(name, given_clean=given_clean)
+            axis.set_title(f"correlation {mean:+.2f} ({low:+.2f} to {high:+.2f})", fontsize=10)
+            axis.set_xlabel(MEASURES[name])
+            axis.axhline(0, color="#6b6b6b", linewidth=0.8)
+            axis.axvline(0, color="#6b6b6b", linewidth=0.8)
+            axis.grid(color="#00000012")
+            axis.spines[["top", "right"]].set_visible(False)
+        axes[0].set_ylabel("corruption error" + (", given the clean error" if given_clean else ""))
+    panels[0, 0].legend(frameon=False, fontsize=8)
+    figure.supxlabel("in standard deviations of a condition, a point a row", fontsize=9)
     _save(figure, path)
 
 
@@ -412,9 +314,13 @@ def with_tables(text: str, tables: Mapping[str, str]) -> str:
 def tables(lines: Lines, plan: Plan) -> dict[str, str]:
     """Every table of the document."""
     cost = load_cost(plan.name)
-    apart = intervals(comparisons(lines, plan, "corrupted"))
+    pool = {name: deviations(lines, name) for name in ("clean", "corrupted", "eleven")}
+    apart = intervals(comparisons(lines, plan, "corrupted"), pool["corrupted"])
     found = {section.name: table(lines, cost, section, apart) for section in plan.sections}
-    found["attention"] = attention_table(lines, plan.sections[0])
+    main = plan.sections[0]
+    found["attention"] = attention_table(lines, main)
+    found["pairs"] = pairs_table(lines, main, pool)
+    found["corruptions"] = corruptions_table(lines, main)
     if is_complete(lines, plan):
         found["prediction"] = prediction_table(json.loads((RESULTS / "prediction.json").read_text()))
     return found

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import sys
 from dataclasses import replace
 
@@ -21,7 +22,7 @@ def folder(monkeypatch, request):
     folder = request.config.rootpath / "studies" / "attention"
     monkeypatch.syspath_prepend(folder)
     yield folder
-    for name in ("plan", "poolings", "regularisers", "study", "summary", "small_vit"):
+    for name in ("plan", "poolings", "regularisers", "relations", "study", "summary", "small_vit"):
         sys.modules.pop(name, None)
 
 
@@ -175,21 +176,41 @@ def fabricated(plan, noise=0.002):
 
 def test_what_decides_the_corruption_error_is_found_and_what_does_not_is_not(folder):
     from plan import load_plan
-    from summary import VIEWS, Sample
+    from relations import VIEWS, Sample
 
     lines = fabricated(load_plan(folder / "fashion_mnist.yaml"))
     for how in VIEWS.values():
         sample = Sample.of(lines, **how)
         mean, low, high = sample.correlation("overlap")
         assert 0.95 < low <= mean <= high <= 1
+        assert sample.correlation("overlap", given_clean=False)[0] < mean
         _, low, high = sample.correlation("stability")
         assert low < 0 < high
+
+
+def test_rows_of_a_kind_are_no_independent_findings(folder):
+    """What is true of each kind of row by chance does not become sure because a kind has many rows."""
+    from plan import load_plan
+    from relations import Sample, kind_of
+
+    lines = fabricated(load_plan(folder / "fashion_mnist.yaml"), noise=0.0)
+    found = 0
+    for seed in range(12):
+        draws = random.Random(seed)
+        of_kind: dict[object, tuple[float, float]] = {}
+        for run, line in lines.items():
+            own = of_kind.setdefault(kind_of(json.loads(run.changes)), (draws.random(), draws.random()))
+            line["attention"]["overlap"] = own[0] + draws.gauss(0, 0.05)
+            line["corruption_error"] = dict.fromkeys(line["corruption_error"], 0.3 + 0.1 * own[1])
+        _, low, high = Sample.of(lines).correlation("overlap", given_clean=False)
+        found += not low < 0 < high
+    assert found <= 3
 
 
 def test_what_is_true_of_seeds_alone_does_not_speak_for_rows(folder):
     """Simpson's paradox: more overlap goes with less error from row to row, with more from seed to seed."""
     from plan import load_plan
-    from summary import Sample
+    from relations import Sample
 
     lines = fabricated(load_plan(folder / "fashion_mnist.yaml"), noise=0.0)
     draws = random.Random(1)
@@ -203,48 +224,59 @@ def test_what_is_true_of_seeds_alone_does_not_speak_for_rows(folder):
     assert Sample.of(lines, within_rows=True).correlation("overlap")[0] > 0.95
 
 
-def test_rows_with_a_loss_on_attention_can_be_left_out_and_small_conditions_are(folder):
+def test_rows_with_a_loss_or_a_pooling_can_be_left_out_and_small_conditions_are(folder):
     from plan import load_plan
-    from summary import Sample, acts_on_attention
+    from relations import Sample, acts_on_attention, pools
 
-    plan = load_plan(folder / "fashion_mnist.yaml")
-    every, without = (
-        Sample.of(fabricated(plan), without_losses=without_losses) for without_losses in (False, True)
-    )
-    assert any(acts_on_attention(json.loads(name)) for name in every.names)
-    assert without.names
-    assert not any(acts_on_attention(json.loads(name)) for name in without.names)
+    lines = fabricated(load_plan(folder / "fashion_mnist.yaml"))
+    every = Sample.of(lines)
+    for option, has in (("without_losses", acts_on_attention), ("without_poolings", pools)):
+        assert any(has(json.loads(name)) for name in every.names)
+        without = Sample.of(lines, **{option: True})
+        assert without.names
+        assert not any(has(json.loads(name)) for name in without.names)
     # the plain model alone was trained for as long as TAP + ADL takes
     assert not any(json.loads(name).get("training.epochs") == 22 for name in every.names)
 
 
-def test_an_interval_of_three_seeds_knows_the_spread_of_all_comparisons(folder):
-    from summary import intervals
+def test_an_interval_of_three_seeds_knows_the_spread_of_all_runs(folder):
+    from plan import Run, load_plan
+    from summary import deviations, intervals
 
-    differences = {"calm": [1.0, 1.0, 1.0], "wild": [0.0, 4.0, -4.0], "one": [2.0]}
-    found = intervals(differences)
-    for key, own in differences.items():
-        mean, low, high = found[key]
+    draws = random.Random(0)
+    plan = load_plan(folder / "fashion_mnist.yaml")
+    lines = fabricated(plan)
+    of_row = {run.changes: draws.gauss(0, 0.1) for run in lines}
+    of_seed = [draws.gauss(0, 0.1) for _ in range(5)]
+    for run, line in lines.items():
+        error = 0.5 + of_row[run.changes] + of_seed[run.seed] + draws.gauss(0, 0.01)
+        line["corruption_error"] = dict.fromkeys(line["corruption_error"], error)
+    missing = Run.of(plan.sections[0].rows["TAP"] | {"training.epochs": 12}, 3)
+    del lines[missing]  # not all need be there
+    pool = deviations(lines, "corrupted")
+    # percent; what rows differ in, and what seeds have in common, is no spread
+    assert float((pool**2).mean() ** 0.5) == pytest.approx(1.0, rel=0.15)
+    assert deviations({missing: fabricated(plan)[missing]}, "corrupted").tolist() == [0.0]
+    differences = {"three": [1.0, 1.0, 1.0], "one": [2.0]}
+    found = intervals(differences, pool)
+    for (mean, low, high), own in zip(found.values(), differences.values(), strict=True):
         assert mean == pytest.approx(sum(own) / len(own))
-        assert low < mean < high
-    assert found["one"][2] - found["one"][1] > found["calm"][2] - found["calm"][1]
-    # deviations scaled for the mean they have lost: the exact spread of a mean of three
-    pooled = [0.0] * 3 + [(3 / 2) ** 0.5 * value for value in (0.0, 4.0, -4.0)]
-    spread = (sum(value**2 for value in pooled) / 6 / 3) ** 0.5
-    assert found["calm"][2] - 1 == pytest.approx(1.96 * spread, rel=0.25)
+        assert high - mean == pytest.approx(1.96 * (2 / len(own)) ** 0.5, rel=0.2)
+        assert mean - low == pytest.approx(1.96 * (2 / len(own)) ** 0.5, rel=0.2)
 
 
 def test_tables_and_pictures_are_made_of_the_lines(folder, tmp_path):
     from plan import load_plan
+    from relations import prediction_table, predictions
     from summary import (
         comparisons,
+        deviations,
         draw_curves,
         draw_differences,
         draw_predictions,
         errors,
         intervals,
-        prediction_table,
-        predictions,
+        pairs_table,
         table,
         with_tables,
     )
@@ -260,7 +292,14 @@ def test_tables_and_pictures_are_made_of_the_lines(folder, tmp_path):
         [one - other for one, other in zip(tap, plain, strict=True)]
     )
     cost = {main.run("", row, 0).changes: ms for row, ms in (("plain", 20.0), ("TAP", 30.0))}
-    shown = table(lines, cost, main, intervals(apart))
+    pool = {name: deviations(lines, name) for name in ("clean", "corrupted", "eleven")}
+    shown = table(lines, cost, main, intervals(apart, pool["corrupted"]))
+    lower = sum(one < other for one, other in zip(tap, plain, strict=True))
+    mean = sum(tap) / 5 - sum(plain) / 5
+    assert re.search(
+        rf"\| TAP - plain \| [^|]* \| {re.escape(f'{mean:+.1f}')} \([^|]*\), {lower} of 5 \|",
+        pairs_table(lines, main, pool),
+    )
     assert (
         f"| TAP | {sum(errors(lines[main.run('', 'TAP', seed)])['clean'] for seed in range(5)) / 5:.1f} ±"
         in shown
@@ -269,8 +308,15 @@ def test_tables_and_pictures_are_made_of_the_lines(folder, tmp_path):
     text = "before\n<!-- table main -->\nold\n<!-- end -->\nafter"
     assert with_tables(text, {"main": shown}) == text.replace("old", shown)
     found = predictions(lines)
-    first = found["rows"]["partial_correlation"]["overlap"][0]
-    assert f"| ADL value (overlap, tau 2) | {first:+.2f} (" in prediction_table(found)
+    raw, partial = (found["all rows"][key]["overlap"][0] for key in ("correlation", "partial_correlation"))
+    (line,) = [
+        line
+        for line in prediction_table(found).split("**rows without TAP")[0].splitlines()
+        if line.startswith("| ADL value (overlap, tau 2) |")
+    ]
+    assert re.fullmatch(
+        rf"\| ADL.* \| {re.escape(f'{raw:+.2f}')} \(.*\) \| {re.escape(f'{partial:+.2f}')} \(.*\) \|", line
+    )
     draw_differences(lines, plan, tmp_path / "differences.svg")
     draw_predictions(lines, tmp_path / "prediction.svg")
     draw_curves(lines, main, tmp_path / "curves.svg")
@@ -287,7 +333,7 @@ def test_tables_of_the_page_are_those_of_the_committed_lines(folder):
     text = DOCUMENT.read_text()
     assert with_tables(text, found) == text
     assert found["main"] in text
-    assert found["attention"] in text
+    assert all(found[name] in text for name in ("attention", "pairs", "corruptions"))
 
 
 def test_other_settings_for_every_run_are_refused(folder, monkeypatch, tmp_path):
