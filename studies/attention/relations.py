@@ -44,7 +44,8 @@ class Sample:
 
     Args:
         conditions: Of each, a number.
-        units: Of each, a number; all of a unit are drawn at once: the rows of a kind, or the seeds of a row.
+        units: Of each, a number; all of a unit are drawn at once: the rows of a kind, whatever their
+            condition, or the seeds of a row.
         values: "clean", "corrupted" and each of `MEASURES`, in standard deviations of a condition.
         names: Of the rows, as changes.
     """
@@ -94,11 +95,7 @@ class Sample:
             parts.append((list(by_row), left / np.maximum(left.std(axis=(0, 1)), 1e-12)))
         stacked = [left.reshape(-1, left.shape[-1]) for _, left in parts]
         names = [name for own, _ in parts for name in own]
-        kinds = [
-            (place, name if within_rows else kind_of(json.loads(name)))
-            for place, (own, _) in enumerate(parts)
-            for name in own
-        ]
+        kinds = [name if within_rows else kind_of(json.loads(name)) for name in names]
         numbers = {kind: number for number, kind in enumerate(dict.fromkeys(kinds))}
         every = [left.shape[1] for own, left in parts for _ in own]
         return cls(
@@ -123,16 +120,12 @@ class Sample:
         return others[0], others[1]
 
     def correlation(self, measure: str, *, given_clean: bool = True) -> Interval:
-        """Correlation, -1 to 1, and a bootstrap over the units of each condition."""
+        """Correlation, -1 to 1, and a bootstrap over the units."""
         generator = np.random.default_rng(0)
-        places = {unit: np.flatnonzero(self.units == unit) for unit in np.unique(self.units)}
-        together = [
-            np.unique(self.units[self.conditions == condition]) for condition in np.unique(self.conditions)
-        ]
+        places = [np.flatnonzero(self.units == unit) for unit in np.unique(self.units)]
         drawn = []
         for _ in range(DRAWS):
-            units = [unit for own in together for unit in generator.choice(own, len(own))]
-            chosen = np.concatenate([places[unit] for unit in units])
+            chosen = np.concatenate([places[unit] for unit in generator.choice(len(places), len(places))])
             drawn.append(_correlation(*self.residuals(measure, chosen, given_clean=given_clean)))
         low, high = np.nanquantile(drawn, [0.025, 0.975])
         return (

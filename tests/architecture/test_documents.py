@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tapadl.cli import build_parser
 from tapadl.demo.result import DemoResult
 from tapadl.training.arguments import known_keys, parse
 
@@ -216,7 +217,32 @@ def test_commands_that_train_are_found():
 
 def test_settings_that_the_documents_name_are_there():
     assert "optimizer.lr" in known_keys()
-    sections = "|".join({key.partition(".")[0] for key in known_keys()})
     for path in (*DOCUMENTS, *(ROOT / "recipes").glob("*.yaml")):
-        for key in re.findall(rf"--((?:{sections})\.\w+)", path.read_text()):
-            assert key in known_keys(), f"{path.name} names --{key}"
+        for key in re.findall(r"--([a-z]\w*\.[a-z]\w+)", path.read_text()):
+            named = key if not key.startswith("model.options") else "model.options"
+            assert named in known_keys(), f"{path.name} names --{key}"
+
+
+OTHER_COMMANDS = ("evaluate", "compare", "corrupt", "explore", "segment", "convert", "demo", "models")
+
+
+def other_commands(document: Path) -> list[list[str]]:
+    """The words of each line of code that begins with one of the other commands."""
+    code = "\n".join(re.findall(r"(?s)```\w+\n(.*?)```", document.read_text())).replace("\\\n", " ")
+    lines = [line.strip() for line in code.splitlines()]
+    found = [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("tapadl ")]
+    return [words for words in found if words and words[0] in OTHER_COMMANDS and "..." not in words]
+
+
+@pytest.mark.parametrize(
+    "document", [path for path in DOCUMENTS if other_commands(path)], ids=lambda path: path.name
+)
+def test_other_commands_can_be_parsed(document):
+    for words in other_commands(document):
+        _, unknown = build_parser().parse_known_args(words)
+        assert not unknown, words
+
+
+def test_other_commands_are_found():
+    found = {words[0] for path in DOCUMENTS for words in other_commands(path)}
+    assert {"evaluate", "compare", "corrupt", "explore", "segment", "convert"} <= found

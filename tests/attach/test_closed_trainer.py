@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 from transformers import ViTConfig, ViTForImageClassification
 
 import tapadl
@@ -483,16 +484,89 @@ def test_a_model_that_ignores_the_number_of_all_items_carries_the_loss_as_it_is(
     assert_equal(gradients(model), want)
 
 
-def test_float16_autocast_is_noticed_where_the_softmax_is_taken_in_float32(images):
-    model = make_hf_vit()
-    model.set_attn_implementation("eager")
-    tapadl.attach_diversification(model, sites=hf_sites(model))
+@pytest.mark.parametrize("divides", [True, False])
+@pytest.mark.parametrize("number", ["tensor", "value", "int"])
+def test_the_number_of_all_items_is_noticed_however_it_is_used(make_vit, images, divides, number):
+    class Wrapped(nn.Module):
+        def __init__(self, model):
+            super().__init__()
+            self.model = model
+
+        def forward(self, images, labels, num_items_in_batch):
+            logits = self.model(images)
+            loss = F.cross_entropy(logits, labels, reduction="sum" if divides else "mean")
+            if divides:
+                moved = torch.as_tensor(num_items_in_batch).to(loss.device)
+                loss = loss / (moved if number == "tensor" else moved.item())
+            return {"loss": loss, "logits": logits}
+
+    model = make_vit().bfloat16()
+    plain = gradients_of(Wrapped(model), images.bfloat16(), 0.0)
+    found = gradients_of(Wrapped(model), images.bfloat16(), 1.0, 8 if number == "int" else torch.tensor(8))
+    alone = gradients_of(Wrapped(model), images.bfloat16(), 1.0, torch.tensor(len(LABELS)))
+    share = len(LABELS) / 8 if divides else 1.0
+    # ADL's part of the gradient, beside that of a number that is the batch itself
+    scale = share if divides else 1.0
+    for name in plain:
+        own, whole = found[name] - plain[name] * scale, alone[name] - plain[name]
+        torch.testing.assert_close(own.norm(), share * whole.norm(), rtol=0.15, atol=1e-3)
+
+
+def gradients_of(model, images, weight, number=None):
+    tapadl.attach_diversification(model, weight)
+    number = torch.tensor(len(LABELS)) if number is None else number
+    loss = model(images, labels=LABELS, num_items_in_batch=number)["loss"]
+    assert loss.dtype == torch.bfloat16
+    loss.backward()
+    tapadl.detach_diversification(model)
+    return gradients(model)
+
+
+@pytest.mark.parametrize("upcast", [False, True])
+def test_float16_autocast_is_noticed_where_the_softmax_is_taken_in_float32(images, upcast):
+    class Upcast(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.project = nn.LayerNorm(8), nn.Linear(8, 8)
+
+        def forward(self, tokens):
+            heads = self.project(self.norm(tokens)).unflatten(2, (2, 4)).transpose(1, 2)
+            scores = heads @ heads.mT
+            weights = scores.float().softmax(-1) if upcast else scores.softmax(-1, dtype=torch.float32)
+            return tokens + (weights.to(heads) @ heads).transpose(1, 2).flatten(2)
+
+    with torch.device("meta"):
+        model = Upcast()
+    site = tapadl.Site(model, model, model.norm, 0, (12,), head_axis=1)
+    tapadl.attach_diversification(model, sites=[site])
+    model.to_empty(device="cpu").requires_grad_()  # where it is trained, after attaching
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.uniform_()
+    tokens = torch.randn(2, 12, 8)
     with (
         torch.autocast("cpu", dtype=torch.float16),
         pytest.raises(RuntimeError, match="attention in float16 is trained with a scaled loss"),
     ):
-        model(torch.randn(2, 3, 32, 32))
-    assert model(torch.randn(2, 3, 32, 32)).logits.requires_grad
+        model(tokens)
+    assert model(tokens).requires_grad
+
+
+def test_hooks_that_come_after_unpickling_are_called_as_they_are(make_vit, images, monkeypatch):
+    buffer = io.BytesIO()
+    torch.save(tapadl.attach_diversification(make_vit()), buffer)
+    for detach in (False, True):
+        buffer.seek(0)
+        with monkeypatch.context() as patch:
+            patch.setattr(RemovableHandle, "next_id", 0)  # as in another process
+            loaded = torch.load(buffer, weights_only=False)
+            if detach:
+                tapadl.detach_diversification(loaded)
+            for _ in range(12):
+                for module in loaded.modules():
+                    module.register_forward_pre_hook(lambda _module, _inputs: None)
+                    module.register_forward_hook(lambda _module, _inputs, _output: None)
+        assert loaded(images).requires_grad
 
 
 def test_a_model_nobody_holds_is_freed(make_vit, images):

@@ -571,3 +571,77 @@ def test_a_mask_moves_with_the_heads():
             model(tokens)
             losses.append(diversification().item())
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+class Grouped(nn.Module):
+    """Two heads for each key, a bias over the keys, and a prefix token."""
+
+    def __init__(self, bias, *, repeated):
+        super().__init__()
+        self.norm, self.repeated = nn.LayerNorm(16), repeated
+        self.register_buffer("bias", bias)
+
+    def forward(self, tokens):
+        queries = 3 * self.norm(tokens).unflatten(2, (4, 4)).transpose(1, 2)
+        keys = queries[:, :2].flip(-1)
+        if self.repeated:
+            keys = keys.repeat_interleave(2, dim=1)
+        mixed = F.scaled_dot_product_attention(
+            queries, keys, keys, attn_mask=self.bias, enable_gqa=not self.repeated
+        )
+        return tokens + mixed.transpose(1, 2).flatten(2)
+
+
+@pytest.mark.parametrize("shape", [(13, 13), (2, 1, 1, 13), (4, 13, 1), (1, 4, 13, 13)])
+def test_patches_alone_keep_their_bias_and_grouped_heads_their_keys(shape):
+    torch.manual_seed(0)
+    bias, tokens = torch.randn(shape), torch.randn(2, 13, 16)
+    losses = []
+    for repeated in (True, False):
+        model = Grouped(bias, repeated=repeated)
+        site = tapadl.Site(model, model, model.norm, 1, (12,), head_axis=1)
+        with tapadl.AttentionDiversificationLoss(
+            model, tau=1.1, sites=[site], patch_tokens_only=True
+        ) as diversification:
+            model(tokens)
+            losses.append(diversification())
+    queries = 3 * model.norm(tokens).unflatten(2, (4, 4)).transpose(1, 2)
+    keys = queries[:, :2].flip(-1).repeat_interleave(2, dim=1)
+    scores = (queries @ keys.mT / 2 + bias)[:, :, 1:, 1:]
+    want = attention_diversification_from_map(scores.softmax(-1), tau=1.1)
+    for loss in losses:
+        torch.testing.assert_close(loss, want)
+    with tapadl.AttentionDiversificationLoss(model, tau=1.1, sites=[site]) as diversification:
+        model(tokens)
+        whole = (queries @ keys.mT / 2 + bias).softmax(-1)
+        torch.testing.assert_close(diversification(), attention_diversification_from_map(whole, tau=1.1))
+
+
+class Causal(nn.Module):
+    """Attention that keeps its map and sees what came before."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.LayerNorm(8)
+
+    def forward(self, tokens):
+        heads = 4 * self.norm(tokens).unflatten(2, (2, 4)).transpose(1, 2)
+        scores = (heads @ heads.mT).masked_fill(~torch.ones(12, 12).tril().bool(), -torch.inf)
+        self.map = scores.softmax(-1)
+        return tokens + (self.map @ heads).transpose(1, 2).flatten(2)
+
+
+def test_a_fraction_of_the_queries_of_a_causal_map_is_measured_by_their_own_keys():
+    model = Causal()
+    site = tapadl.Site(model, model, model.norm, 0, (12,), head_axis=1)
+    with tapadl.AttentionDiversificationLoss(
+        model, tau=1.2, sites=[site], query_fraction=0.5
+    ) as diversification:
+        model(torch.randn(2, 12, 8))
+        torch.manual_seed(3)
+        loss = diversification()
+    torch.manual_seed(3)
+    drawn = torch.randperm(12)[:6].sort().values
+    seen = torch.ones(1, 1, 12, 12).tril().bool()
+    want = attention_diversification_from_map(model.map[:, :, drawn], tau=1.2, mask=seen[:, :, drawn])
+    torch.testing.assert_close(loss, want)

@@ -571,6 +571,9 @@ def test_models_that_are_wrapped_or_sharded_already_are_refused(make_vit):
     wrapped.module = make_vit()
     with pytest.raises(ValueError, match="not yet sharded or wrapped in DistributedDataParallel"):
         tapadl.attach_tap(wrapped)
+    fsdp = type("FullyShardedDataParallel", (nn.Sequential,), {})(make_vit())  # without a process group
+    with pytest.raises(ValueError, match="not yet sharded or wrapped in DistributedDataParallel"):
+        tapadl.attach_tap(fsdp)
     tapadl.attach_tap(wrapped.module)
     assert tapadl.attach_tap(wrapped) is wrapped
     sharded = make_vit()

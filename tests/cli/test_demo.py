@@ -249,16 +249,19 @@ def test_recorded_command_leaves_out_folders():
     assert command == "tapadl demo --seeds 3 --data-root DIR --data full"
 
 
-def test_recorded_command_keeps_the_name_of_a_file_and_not_its_folder(tmp_path):
+def test_recorded_command_keeps_the_name_of_a_file_and_not_its_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "fan.safetensors").touch()
+    (tmp_path / "runs" / "a").mkdir(parents=True)
     words = (
         "--model",
         f"local-dir:{tmp_path}/fan.safetensors",
         f"--x={tmp_path}",
         "--out=o",
         "own:tiny",
-        "a/b",
+        ".",
+        "runs/a",
     )
     assert repeatable_command("evaluate", words) == (
-        f"tapadl evaluate --model local-dir:fan.safetensors --x={tmp_path.name} own:tiny a/b"
+        f"tapadl evaluate --model local-dir:fan.safetensors --x={tmp_path.name} own:tiny . runs/a"
     )

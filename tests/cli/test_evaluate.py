@@ -179,6 +179,7 @@ def class_folders(root, count=3):
         (["--benchmark", "embedded", "--subset", "7"], "7"),
         (["--benchmark", "embedded", "--attack", "pgd", "--attack-eps", "x"], "number such as 1/255"),
         (["--benchmark", "embedded", "--attack", "pgd", "--attack-eps", "8"], "8 of 255 steps are 8/255"),
+        (["--benchmark", "embedded", "--attack", "pgd", "--attack-eps", "1e400"], "number such as 1/255"),
         (["--benchmark", "embedded", "--attack-norm", "l2"], "expected --attack-norm beside --attack"),
         (["--benchmark", "embedded", "--attack", "fgsm", "--attack-steps", "3"], "--attack-steps with pgd"),
         (

@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -144,6 +145,10 @@ def test_windows_flips_and_scales_are_part_of_the_result(folder):
 
 
 def test_segmenters_are_compared_with_intervals_and_a_page(folder, capsys):
+    for copy in (4, 5):  # of fewer than six scenes nothing is said
+        for name in ("images", "masks"):
+            original = Path("scenes", "val", name, "0.png")
+            shutil.copy(original, original.with_stem(str(copy)))
     for model in ("own", "half_blind"):
         assert evaluate(*FEW, model=model, out=model) == 0
     capsys.readouterr()

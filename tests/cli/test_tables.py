@@ -63,3 +63,19 @@ def test_differences_stand_below_their_title():
     title = next(place for place, line in enumerate(lines) if line.strip() == "minus plain:")
     assert lines[title + 1].split() == ["tap", *["-1.0"], *["-3.0"] * 5]
     assert not any("±" in line for line in lines)
+
+
+def test_zero_has_no_sign():
+    lines = lines_of(make_result((0,)))
+    assert not any("-0.0" in line or "+0.0" in line for line in lines)
+
+
+def test_brackets_in_the_name_of_a_model_are_no_markup():
+    console = Console(width=120)
+    records = (Record(Cell("clean"), {"correct": np.array([True, False])}, {}),)
+    benchmark = BenchmarkResult("folder", "stored", {"count": 2, "fingerprints": ["a"]}, {}, records)
+    model = {"name": "fan[v1].safetensors"}
+    result = EvaluationResult("", "", {}, {}, model, {}, (benchmark,))
+    with console.capture() as captured:
+        console.print(evaluation_table(result))
+    assert "fan[v1].safetensors, lower is better" in captured.get()

@@ -285,6 +285,18 @@ def test_a_job_goes_on_when_a_damaged_image_was_replaced_and_one_that_changed_is
     assert hashes(tmp_path / "out") == hashes(tmp_path / "fresh")
 
 
+def test_files_of_an_image_that_can_no_longer_be_read_do_not_stay(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(CorruptedCopy, "_write_manifest", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        CorruptedCopy(source, tmp_path / "out", SETTINGS).run()
+    monkeypatch.undo()
+    broken = source / "cat" / "b.jpg"
+    broken.write_bytes(broken.read_bytes()[:200])
+    CorruptedCopy(source, tmp_path / "out", SETTINGS).run(on_error="skip")
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["files"] == corrupted_files(tmp_path / "out")
+
+
 def test_where_no_image_decodes_the_job_fails(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.png").write_bytes(b"no image")

@@ -1,4 +1,5 @@
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ from PIL import Image
 from torch import nn
 
 from tapadl.corruptions import corrupt
+from tapadl.corruptions.perturbations import perturb
 from tapadl.data.embedded import EmbeddedImages
 from tapadl.evaluation import evaluate
 from tapadl.evaluation.benchmark_result import EvaluationResult
@@ -43,13 +45,15 @@ def answers(found):
     return [(record.cell, record.items["correct"].tolist()) for part in found for record in part]
 
 
-def test_answers_are_those_of_the_model_on_corrupted_images(images, loaded, tmp_path):
-    found = records([Part(images, CELLS, "in_memory")], loaded, tmp_path)[0]
+@pytest.mark.parametrize("seed", [0, 3])
+def test_answers_are_those_of_the_model_on_corrupted_images(images, loaded, tmp_path, seed):
+    settings = RunSettings(batch_size=16, seed=seed)
+    found = records([Part(images, CELLS, "in_memory")], loaded, tmp_path, settings)[0]
     labels, indices = torch.tensor(images.labels), torch.tensor(images.positions)
     for record in found:
         shown = images.pixels / 255
         if record.cell.severity:
-            shown = corrupt(shown, record.cell.condition, record.cell.severity, seed=0, indices=indices)
+            shown = corrupt(shown, record.cell.condition, record.cell.severity, seed=seed, indices=indices)
             shown = (shown * 255).round() / 255
         logits = loaded.model((shown - 0.286) / 0.353)
         assert record.items["correct"].tolist() == (logits.argmax(dim=1) == labels).tolist()
@@ -160,10 +164,19 @@ def test_stored_images_and_clean_ones_stay_as_they_are(images):
 
 
 def test_sequences_are_perturbed_and_scored(images, loaded, tmp_path):
-    part = Part(images.subset(20), (Cell("gaussian_noise"), Cell("tilt")), "in_memory", sequences=True)
-    found = records([part], loaded, tmp_path)[0]
+    some = images.subset(20)
+    part = Part(some, (Cell("gaussian_noise"), Cell("tilt")), "in_memory", sequences=True)
+    found = records([part], loaded, tmp_path, RunSettings(batch_size=16, seed=3))[0]
+    # a little larger than what the model sees, so that what moves brings little black in
+    wide = replace(loaded.preprocessing, image_size=(32, 32), crop_pct=1.0)
+    prepared = torch.stack([wide.prepare(some.image(index)) for index in range(20)]) / 255
     for record in found:
-        assert record.count == 20
+        name = record.cell.condition
+        frames = perturb(prepared, name, seed=3, indices=torch.tensor(some.positions), crop_size=28)
+        shown = (frames * 255).round() / 255
+        answers = loaded.model((shown.flatten(0, 1) - 0.286) / 0.353).argmax(dim=1).reshape(20, -1)
+        before = answers[:, :1] if "noise" in name else answers[:, :-1]
+        assert record.items["flips"].tolist() == (answers[:, 1:] != before).sum(dim=1).tolist()
         assert (record.items["pairs"] == 30).all()
         assert 0 < record.items["flips"].sum() < 20 * 30
 
@@ -207,6 +220,22 @@ def test_attacks_hurt_and_stay_in_their_ball(images, loaded, tmp_path):
         for record in records([part], loaded, tmp_path, settings)[0]
     }
     assert right["clean"] > right["fgsm"] >= right["pgd"]
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_attacks_are_as_strong_as_the_settings_say(images, loaded, tmp_path, monkeypatch, norm):
+    told = []
+
+    def record(_model, attacked, _labels, **options):
+        told.append(options | {"indices": list(options["indices"])})
+        return attacked
+
+    monkeypatch.setattr("tapadl.evaluation.run.pgd", record)
+    part = Part(images.subset(20), (Cell("clean"), Cell("pgd")), "stored", attacks=("pgd",))
+    settings = RunSettings(batch_size=20, seed=5, attack=AttackSettings(0.3, norm, 7))
+    records([part], loaded, tmp_path, settings)
+    positions = list(images.subset(20).positions)
+    assert told == [{"eps": 0.3, "norm": norm, "steps": 7, "seed": 5, "indices": positions}]
 
 
 def test_attacks_with_gradients_in_float16_are_refused(images, loaded):

@@ -27,6 +27,8 @@ def script():
 supported_models = script()
 TABLE = re.findall(r"^\| (\w+) \| `(\S+)` \|.*$", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)
 
+assert len(TABLE) > 50  # as the page is written now
+
 # How many heads the softmax of a family sees and along which axis, where it is not (B, H, N, M).
 FOLDED = {"vision_transformer_sam", "shvit", "iformer"}
 WINDOWS_BEHIND_HEADS = {"nest", "hiera"}

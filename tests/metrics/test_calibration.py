@@ -21,6 +21,10 @@ def test_by_hand():
     # two bins: (0, 0.5] holds 0.5, wrong; (0.5, 1] holds 0.95, 0.9, 0.6, 0.7 with three right
     expected = (1 * abs(0 - 0.5) + 4 * abs(3 / 4 - (0.95 + 0.9 + 0.6 + 0.7) / 4)) / 5
     assert expected_calibration_error(probabilities, labels, num_bins=2) == pytest.approx(expected, abs=1e-7)
+    metric = ExpectedCalibrationError(2)
+    metric.update(probabilities, labels)
+    found = [pytest.approx(row, abs=1e-6) for row in ((1, 0.5, 0.0), (4, (0.95 + 0.9 + 0.6 + 0.7) / 4, 0.75))]
+    assert metric.bins() == found
 
 
 def test_confidence_that_is_right_as_often_as_it_says_has_no_error():

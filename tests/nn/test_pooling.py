@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from tapadl.nn import TokenAwareAveragePooling
+from tapadl.tokens import PatchGrid
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 GRID = (9, 11)
@@ -108,6 +109,9 @@ def test_high_temperature_evens_the_branches_out_and_low_picks_one():
     sharp = TokenAwareAveragePooling(8, temperature=1e-6).branch_weights(tokens, (3, 5))
     torch.testing.assert_close(flat, torch.full_like(flat, 0.25), rtol=0, atol=1e-4)
     assert (sharp.max(1).values > 0.99).float().mean() > 0.9
+    module = TokenAwareAveragePooling(8, temperature=2.5)
+    scores = module.dilation_predictor(tokens, PatchGrid((3, 5), 0))
+    torch.testing.assert_close(module.branch_weights(tokens, (3, 5)), (scores / 2.5).softmax(1))
 
 
 def test_one_branch_leaves_the_tokens_bit_for_bit():

@@ -7,7 +7,7 @@ from tapadl.ops.diversification import attention_diversification, attention_dive
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
-IMPLS = st.sampled_from(["reference", "chunked"])
+IMPLS = st.sampled_from(["reference", "single_pass", "chunked"])
 TAUS = st.sampled_from([0.0, 0.93, 1.31, 2.17])
 
 
@@ -34,7 +34,7 @@ def test_chunked_equals_reference(inputs, tau, is_causal, tile_bytes):
     losses, gradients = {}, {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tiles, "CPU_TILE_BYTES", tile_bytes)
-        for impl in ("reference", "chunked"):
+        for impl in ("reference", "single_pass", "chunked"):
             leaves = [tensor.detach().clone().requires_grad_() for tensor in inputs]
             losses[impl] = attention_diversification(*leaves, tau=tau, is_causal=is_causal, impl=impl)
             gradients[impl] = torch.autograd.grad(losses[impl], leaves)

@@ -188,14 +188,15 @@ def test_what_decides_the_corruption_error_is_found_and_what_does_not_is_not(fol
         assert low < 0 < high
 
 
-def test_rows_of_a_kind_are_no_independent_findings(folder):
+def test_rows_of_a_kind_are_no_independent_findings(folder, monkeypatch):
     """What is true of each kind of row by chance does not become sure because a kind has many rows."""
     from plan import load_plan
     from relations import Sample, kind_of
 
     lines = fabricated(load_plan(folder / "fashion_mnist.yaml"), noise=0.0)
+    monkeypatch.setattr("relations.DRAWS", 300)
     found = 0
-    for seed in range(12):
+    for seed in range(30):
         draws = random.Random(seed)
         of_kind: dict[object, tuple[float, float]] = {}
         for run, line in lines.items():
@@ -204,7 +205,7 @@ def test_rows_of_a_kind_are_no_independent_findings(folder):
             line["corruption_error"] = dict.fromkeys(line["corruption_error"], 0.3 + 0.1 * own[1])
         _, low, high = Sample.of(lines).correlation("overlap", given_clean=False)
         found += not low < 0 < high
-    assert found <= 3
+    assert found <= 5  # 12 if every row counts for itself
 
 
 def test_what_is_true_of_seeds_alone_does_not_speak_for_rows(folder):

@@ -9,6 +9,7 @@ from torch import nn
 import tapadl
 from tapadl.training.adaptation import INTERVAL, DiversificationTerm
 from tapadl.training.objective import SupervisedObjective
+from tapadl.training.settings import AdlSettings
 from tapadl.training.state import TrainingState
 from tapadl.training.step import Stepper
 
@@ -231,3 +232,19 @@ def test_keys_that_may_not_be_seen_do_not_count():
 def test_what_cannot_be_reached_is_refused(options, sentence):
     with pytest.raises(ValueError, match=sentence):
         DiversificationTerm(make_model(), **options)
+
+
+def test_every_setting_of_the_loss_reaches_it(images):
+    model = make_model()
+    settings = AdlSettings(tau=1.3, blocks=(1,), patch_tokens_only=True, query_fraction=0.5)
+    term = DiversificationTerm.of(model, settings)
+    model(images)
+    torch.manual_seed(0)
+    value, _ = term.term(0)
+    term.close()
+    with tapadl.AttentionDiversificationLoss(
+        model, tau=1.3, blocks=[1], patch_tokens_only=True, query_fraction=0.5
+    ) as loss:
+        model(images)
+        torch.manual_seed(0)
+        assert value == loss()

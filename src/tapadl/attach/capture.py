@@ -206,7 +206,7 @@ class AttentionCapture:
             "_heard": [],
             "_ran": [],
             "_heads": [],
-            "_handles": [],
+            "_handles": self._handles,  # unpickled, they keep the numbers of these hooks from new ones
             "_listeners": [],
         }
 

@@ -90,11 +90,17 @@ def detach_diversification(model: Model) -> Model:
     for attached in _attached(model):
         attached.close()
     for module in model.modules():  # what a copy of an attached model has
-        for hooks in (module._forward_pre_hooks, module._forward_hooks):
+        kinds = (
+            (module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs),
+            (module._forward_hooks, module._forward_hooks_with_kwargs),
+        )
+        for hooks, with_kwargs in kinds:
             for hook_id, owner in zip(list(hooks), _owners(hooks), strict=True):
                 owner = owner.capture if isinstance(owner, SiteListener) else owner
                 if isinstance(owner, AttachedDiversification | TrainingCapture):
                     del hooks[hook_id]
+                    with_kwargs.pop(hook_id, None)
+                    module._forward_hooks_always_called.pop(hook_id, None)
     return model
 
 
@@ -104,7 +110,6 @@ class TrainingCapture(AttentionCapture):
     def __init__(self, model: nn.Module, sites: Sequence[Site]) -> None:
         super().__init__(model, sites)
         self._model_reference = weakref.ref(model)  # what closes this capture would keep the model alive
-        self._device_type = next((p.device.type for p in model.parameters()), "cpu")
         self._float16_autocast = False
 
     @property
@@ -126,10 +131,7 @@ class TrainingCapture(AttentionCapture):
                 f"acts on what it returns, got a forward past it (forward_features, or a wrapper that calls "
                 f"model.forward); attach the loss to the module that the trainer calls"
             )
-        self._float16_autocast |= (
-            torch.is_autocast_enabled(self._device_type)
-            and torch.get_autocast_dtype(self._device_type) == torch.float16
-        )
+        self._float16_autocast |= _float16_autocast(self._model)
         return super().hear(index)
 
     def attached(self) -> list["AttachedDiversification"]:
@@ -191,12 +193,11 @@ class AttachedDiversification:
     def before_forward(
         self, _model: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        """Forward pre-hook: the number of all labels as a tensor whose gradient says whether it was used."""
+        """Forward pre-hook: the number of all labels as a tensor that notices whether it is used."""
         count = options.get(ALL_ITEMS)
         if count is None or self._loss is None or torch.compiler.is_compiling():
             return None
-        probe = torch.as_tensor(count).detach().to(torch.float32, copy=True).requires_grad_()
-        return inputs, options | {ALL_ITEMS: probe}
+        return inputs, options | {ALL_ITEMS: _Noticed.of(torch.as_tensor(count))}
 
     def after_forward(
         self, _model: nn.Module, _inputs: tuple[Any, ...], options: dict[str, Any], output: Any
@@ -213,11 +214,7 @@ class AttachedDiversification:
                 f'expected output["loss"] to be one number, got {tuple(own_loss.shape)}; return its mean'
             )
         returns_loss = own_loss is not None and any(carrier is own_loss for carrier in carriers)
-        factor = (
-            _share_of_batch(options, own_loss)
-            if returns_loss and own_loss is not None
-            else self._told_scale(self._loss.heard_float16())
-        )
+        factor = _share_of_batch(options) if returns_loss else self._told_scale(self._loss.heard_float16())
         hidden = self.settings["weight"] * factor * self._loss()
         if not hidden.requires_grad:
             return None
@@ -263,7 +260,8 @@ class AttachedDiversification:
         return float(told)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"settings": {}, "_loss": None}
+        # the handles keep the numbers of these hooks from new ones where a copy is unpickled
+        return {"settings": {}, "_loss": None, "_handles": self._handles}
 
 
 class _Behind(torch.autograd.Function):
@@ -301,22 +299,54 @@ class _Behind(torch.autograd.Function):
 ALL_ITEMS = "num_items_in_batch"
 
 
-def _share_of_batch(options: dict[str, Any], own_loss: torch.Tensor) -> float | torch.Tensor:
+class _Noticed(torch.Tensor):
+    """A number that notices whether somebody computes with it, or asks for its value."""
+
+    uses: list[str]
+
+    @classmethod
+    def of(cls, number: torch.Tensor, uses: list[str] | None = None) -> "_Noticed":
+        """The number; copies of it, on other devices too, note their uses in the same list."""
+        noticed = number.as_subclass(cls)
+        noticed.uses = [] if uses is None else uses
+        return noticed
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        leaves, structure = tree_flatten((args, kwargs or {}))
+        mine = [leaf for leaf in leaves if isinstance(leaf, cls)]
+        with torch._C.DisableTorchFunctionSubclass():
+            plain = [leaf.as_subclass(torch.Tensor) if isinstance(leaf, cls) else leaf for leaf in leaves]
+            args, kwargs = tree_unflatten(plain, structure)
+            result = func(*args, **kwargs)
+        if func in _MOVES:
+            return cls.of(result, mine[0].uses)
+        if func.__name__ != "__get__":  # .device and the like
+            for noticed in mine:
+                noticed.uses.append(func.__name__)
+        return result
+
+
+_MOVES = (torch.Tensor.to, torch.Tensor.cuda, torch.Tensor.cpu, torch.Tensor.detach, torch.Tensor.clone)
+
+
+def _share_of_batch(options: dict[str, Any]) -> float | torch.Tensor:
     """What part of a step's labels these are, where the model divides its loss by the number of all of them.
 
     Trainer of transformers asks for that under gradient accumulation and over processes; some models, and
-    the losses of several labels an image, take the number and do not use it.
+    the losses of several labels an image, take the number and do not use it. In a compiled graph that cannot
+    be seen, and it is taken to be used.
     """
     all_items, labels = options.get(ALL_ITEMS), options.get("labels")
     if all_items is None:
         return 1.0
-    if isinstance(all_items, torch.Tensor) and all_items.requires_grad:
-        (used,) = torch.autograd.grad(own_loss, all_items, retain_graph=True, allow_unused=True)
-        if used is None:
+    if isinstance(all_items, _Noticed):
+        if not all_items.uses:
             return 1.0
+        all_items = all_items.as_subclass(torch.Tensor)
     if labels is None:
         raise RuntimeError("expected labels beside num_items_in_batch, got none; pass them by name")
-    share: torch.Tensor = labels.ne(-100).sum() / torch.as_tensor(all_items, device=labels.device).detach()
+    share: torch.Tensor = labels.ne(-100).sum() / torch.as_tensor(all_items, device=labels.device)
     return share
 
 
@@ -328,6 +358,13 @@ def _check(weight: float, loss_scale: LossScale | None) -> None:
             f"expected loss_scale to be a finite number above 0 or a function that gives one, "
             f"got {loss_scale!r}"
         )
+
+
+def _float16_autocast(model: nn.Module) -> bool:
+    device = next((parameter.device.type for parameter in model.parameters()), "cpu")
+    if device == "meta":
+        return False
+    return torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.float16
 
 
 def _is_scale(value: Any) -> bool:

@@ -6,7 +6,6 @@ from typing import Any, Literal, TypeVar, cast, get_args
 
 import torch
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.utils.hooks import RemovableHandle
 
 from tapadl.attach.recomputation import recomputing, statistics_left_alone
@@ -207,7 +206,8 @@ def attach_tap(
 
     Every chosen block computes `tokens + attention(norm(TAP(tokens)))`; the residual keeps the tokens as
     they are. The block gains the parameters `tap.*`, on its device and in its dtype; all other names in the
-    state_dict stay. Blocks that have TAP already are left alone. Build the optimizer afterwards.
+    state_dict stay. Blocks that have TAP already are left alone. Build the optimizer afterwards, and wrap the
+    model in DistributedDataParallel or shard it afterwards: they know the parameters they were given.
 
     Args:
         model: A vision transformer of timm, torchvision or transformers, a module that holds one, or a model
@@ -309,7 +309,8 @@ def _floating(*modules: nn.Module) -> Iterator[torch.Tensor]:
 def _check_unwrapped(model: nn.Module) -> None:
     # of the sharded parameters of fully_shard, whose class takes long to import
     sharded = any(hasattr(parameter, "device_mesh") for parameter in model.parameters())
-    if sharded or any(isinstance(part, DistributedDataParallel) for part in model.modules()):
+    wrappers = ("DistributedDataParallel", "FullyShardedDataParallel")
+    if sharded or any(base.__name__ in wrappers for part in model.modules() for base in type(part).__mro__):
         raise ValueError(
             "expected a model that is not yet sharded or wrapped in DistributedDataParallel, which would "
             "leave the parameters of TAP out; call attach_tap before"

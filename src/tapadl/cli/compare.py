@@ -119,13 +119,17 @@ def _check_pages(arguments: argparse.Namespace, pages: "Pages") -> None:
 def _print(tables: "Iterable[Table]", left_out: "Sequence[str]", pages: "Pages") -> None:
     from tapadl.cli.output import LastingOutput, make_console, say
 
-    console = make_console(LastingOutput(sys.stdout))
+    output = LastingOutput(sys.stdout)
+    console = make_console(output)
     for table in tables:
         console.print(table)
     if left_out:
         say(console, f"left out, as not all results have them: {', '.join(left_out)}")
     if pages:
         say(console, f"page: {pages[0]}")
+    if output.failure is not None:
+        where = f", but the page is {pages[0]}" if pages else ""
+        raise OSError(f"could not print everything ({output.failure}){where}")
 
 
 def _pages(out: Path) -> tuple[Path, Path]:

@@ -129,9 +129,7 @@ def add_command(commands: "Commands", formatter: type[argparse.HelpFormatter]) -
 
     how = parser.add_argument_group("how")
     how.add_argument("--seed", type=int, default=0, metavar="N", help="of the corruptions (default: 0)")
-    how.add_argument(
-        "--batch-size", type=int, metavar="N", help="images at a time (default: 64)"
-    )
+    how.add_argument("--batch-size", type=int, metavar="N", help="images at a time (default: 64)")
     how.add_argument(
         "--workers", type=int, metavar="N", help="processes that read and corrupt (default: cores - 1)"
     )
@@ -299,7 +297,7 @@ def _fraction(text: str) -> float:
 
     try:
         return float(Fraction(text))
-    except (ValueError, ZeroDivisionError):
+    except (ValueError, ZeroDivisionError, OverflowError):
         raise ValueError(f"expected --attack-eps as a number such as 1/255 or 0.5, got {text!r}") from None
 
 

@@ -15,6 +15,9 @@ _OTHERS: dict[str, tuple[str, object]] = {
     "--checkpoint": ("checkpoint", None),
     "--jpeg85": ("jpeg85", False),
     "--attack": ("attack", []),
+    "--attack-norm": ("attack_norm", None),
+    "--attack-eps": ("attack_eps", None),
+    "--attack-steps": ("attack_steps", None),
     "--batch-size": ("batch_size", None),
     "--compile": ("compile", False),
 }

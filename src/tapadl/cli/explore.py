@@ -56,7 +56,11 @@ def add_command(commands: "Commands", formatter: type[argparse.HelpFormatter]) -
         formatter_class=formatter,
     )
     parser.add_argument(
-        "sources", nargs="+", type=Path, metavar="IMAGES", help="pictures, or folders of pictures, at most 24 in all"
+        "sources",
+        nargs="+",
+        type=Path,
+        metavar="IMAGES",
+        help="pictures, or folders of them, at most 24 in all",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the page, such as look.html")
     parser.add_argument("--overwrite", action="store_true", help="replace FILE")
@@ -188,7 +192,13 @@ def _told_apart(subjects: "Sequence[Subject]") -> "list[Subject]":
 
 
 def _class_names(path: Path) -> list[str]:
-    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise ValueError(
+            f"expected a text file of UTF-8 with a class a line at {path}, got another"
+        ) from None
+    return [line.strip() for line in lines if line.strip()]
 
 
 def _own_class_names(loaded: "LoadedModel", outputs: int) -> Callable[[int], str]:

@@ -87,7 +87,7 @@ def repeatable_command(
 ) -> str:
     """What to type to get the same result, without where it is written and without folders of this machine.
 
-    Of other words that name a file or folder which is there, its own name is kept.
+    Of other words that are the path of a file or folder from the root or home, its own name is kept.
 
     Args:
         command: Such as "demo".
@@ -112,7 +112,8 @@ def repeatable_command(
 
 
 def _without_folder(word: str) -> str:
-    """`local-dir:/home/me/fan` -> `local-dir:fan`, if there is one."""
+    """`local-dir:/models/fan` -> `local-dir:fan`, if there is one."""
     start = max(word.find("="), word.find(":")) + 1
     path = Path(word[start:])
-    return word[:start] + path.name if path.name != word[start:] and path.exists() else word
+    is_whole = path.is_absolute() or word[start:].startswith("~")
+    return word[:start] + path.name if is_whole and path.name and path.expanduser().exists() else word

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from tapadl.cli.tables import below
@@ -14,7 +15,7 @@ from tapadl.tasks.segmentation.evaluation.result import SegmentationResult
 
 def segmentation_table(result: SegmentationResult) -> Table:
     """Every metric of every benchmark with its interval over images; higher is better."""
-    table = Table(title=f"{result.name}, higher is better", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(title=escape(f"{result.name}, higher is better"), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for header in ("benchmark", "form", "images", "metric"):
         table.add_column(header)
     for header in ("value", "95 % interval"):
@@ -36,10 +37,10 @@ def comparison_tables(comparison: Comparison) -> Iterator[Table]:
     """One table a benchmark and model: every metric of the reference and of the model, and the difference."""
     for benchmark, pairs in comparison.by_benchmark.items():
         for pair in pairs:
-            reference, other = comparison.labels[0], comparison.labels[pair.other]
+            reference, other = (escape(comparison.labels[place]) for place in (0, pair.other))
             table = Table(
                 title=f"{benchmark}: {other} against {reference}",
-                caption=" ".join(["Higher is better.", *pair.cautions]),
+                caption=escape(" ".join(["Higher is better.", *pair.cautions])),
                 box=box.SIMPLE_HEAD,
                 padding=(0, 1, 0, 0),
             )

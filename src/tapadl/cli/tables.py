@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from tapadl.demo.result import BASELINE, GROUPS, DemoResult
@@ -53,7 +54,7 @@ def demo_table(result: DemoResult) -> Table:
 
 def evaluation_table(result: EvaluationResult) -> Table:
     """Every metric of every benchmark with its standard error over images; lower is better in all of them."""
-    table = Table(title=f"{result.name}, lower is better", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(title=escape(f"{result.name}, lower is better"), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for header in ("benchmark", "form", "images", "metric"):
         table.add_column(header)
     for header in ("value", "std. error"):
@@ -74,10 +75,10 @@ def comparison_tables(comparison: Comparison) -> Iterator[Table]:
     """One table a benchmark and model: every metric of the reference and of the model, and the difference."""
     for benchmark, pairs in comparison.by_benchmark.items():
         for pair in pairs:
-            reference, other = comparison.labels[pair.reference], comparison.labels[pair.other]
+            reference, other = (escape(comparison.labels[place]) for place in (pair.reference, pair.other))
             table = Table(
                 title=f"{benchmark}: {other} against {reference}",
-                caption=" ".join(["Lower is better.", *pair.cautions]),
+                caption=escape(" ".join(["Lower is better.", *pair.cautions])),
                 box=box.SIMPLE_HEAD,
                 padding=(0, 1, 0, 0),
             )
@@ -109,5 +110,6 @@ def below(label: str) -> str:
 def _percent(statistics: Statistics, metric: str, sign: str = "") -> str:
     mean, spread = statistics[metric]["mean"], statistics[metric]["std"]
     assert mean is not None
-    shown = f"{100 * mean:{sign}.1f}"
+    rounded = round(100 * mean, 1)
+    shown = f"{rounded:{sign}.1f}" if rounded else "0.0"
     return shown if spread is None else f"{shown}\n±{100 * spread:.1f}"

@@ -62,7 +62,9 @@ BENCHMARKS = {
     "imagenet-sketch": Benchmark("ImageNet-Sketch, 1000 classes", "clean", imagenet_sketch),
     "imagenet-v2": Benchmark("ImageNet-V2, folders 0 to 999", "clean", imagenet_v2),
     "folder": Benchmark("any folder of class folders", "clean", image_folder),
-    "folder-c": Benchmark("any folder of class folders, corrupted in memory or by tapadl corrupt", "corrupted", image_folder),
+    "folder-c": Benchmark(
+        "any folder of class folders, corrupted here or by tapadl corrupt", "corrupted", image_folder
+    ),
     "embedded": Benchmark("4,000 test images of Fashion-MNIST in the package", "clean", _embedded),
     "embedded-c": Benchmark("the images of embedded, corrupted in memory", "corrupted", _embedded),
 }

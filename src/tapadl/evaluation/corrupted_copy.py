@@ -133,6 +133,9 @@ class CorruptedCopy:
                         raise ValueError(f"{copied.problem}; --on-error skip goes on without it")
                     else:
                         skipped[copied.path] = copied.problem
+                        for corruption, severity in self.settings.cells:  # of when it could be read
+                            name = self.settings.name(copied.path)
+                            (self.target / corruption / str(severity) / name).unlink(missing_ok=True)
                     advance(1)
             if len(skipped) == len(self):
                 raise ValueError(f"expected images in {self.source}, but none of {len(self)} can be read")

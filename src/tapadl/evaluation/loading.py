@@ -84,7 +84,9 @@ def load_model(spec: str, *, checkpoint: str | Path | None = None) -> LoadedMode
     model = source.model
     if "pixel_values" in inspect.signature(model.forward).parameters:
         model = Logits(model)
-    model.eval().requires_grad_(False).float()
+    model.eval().requires_grad_(False)
+    if any(parameter.dtype in (torch.float16, torch.bfloat16) for parameter in model.parameters()):
+        model.float()
     facts = {
         **source.facts,
         "library_version": _version(source.facts["library"]),

@@ -111,7 +111,7 @@ class Segmenter(nn.Module):
     """A backbone and a head: images in, logits of every pixel out.
 
     TAP and ADL attach to it as to the backbone alone. `segmenter.decode_head(segmenter.features(images))`
-    are the logits before they are enlarged to the images.
+    are the logits before they are enlarged to the images, if their sides are multiples of the stride.
 
     Args:
         backbone: A model with timm's `forward_intermediates`.

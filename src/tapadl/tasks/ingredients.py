@@ -26,6 +26,7 @@ def make_ingredients(
     evaluate: Callable[[nn.Module], Mapping[str, float]] | None,
     score: str,
     units: Sequence[nn.Module],
+    evaluated_on: str,
 ) -> Ingredients:
     """The ingredients of a run; see `Ingredients`.
 
@@ -39,6 +40,7 @@ def make_ingredients(
         evaluate: What it scores; None where nothing is evaluated.
         score: The name of the score that tells the best checkpoint.
         units: Modules that are sharded one at a time.
+        evaluated_on: What tells these images from others.
     """
     return Ingredients(
         model,
@@ -54,4 +56,5 @@ def make_ingredients(
         evaluate=evaluate,
         score=score,
         units=units,
+        evaluated_on=evaluated_on,
     )

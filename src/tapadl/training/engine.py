@@ -44,6 +44,7 @@ class Ingredients:
             given up halfway when the run is asked to stop.
         score: The name of the score that tells which checkpoint is the best; higher is better.
         units: Modules that `training.parallel: fsdp` gathers one at a time, such as the blocks.
+        evaluated_on: Tells the images that scores are of from others, whose scores do not compare.
     """
 
     model: nn.Module
@@ -54,6 +55,7 @@ class Ingredients:
     evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None
     score: str = "top1"
     units: Sequence[nn.Module] = ()
+    evaluated_on: str = ""
 
 
 @dataclass(frozen=True)
@@ -280,8 +282,11 @@ class _Loop:
         if self.diary is not None:
             self.diary.evaluated(state.step, measured)
         score = measured[self.ingredients.score]
-        if not state.best or score > state.best["score"]:
+        images = self.ingredients.evaluated_on
+        if not state.best or score > state.best["score"] or state.best.get("images", "") != images:
             state.best = {"step": state.step, "score": score, **measured}
+            if images:
+                state.best["images"] = images
             self.checkpoints.keep_best(state.best)
             if self.on_best is not None:
                 weights = state.weights()  # every process takes part

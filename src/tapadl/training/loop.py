@@ -68,7 +68,7 @@ def fit(
     """Train a model in place.
 
     The order of the samples follows from (`config.seed`, epoch); nothing is drawn from global state, so the
-    same seed gives the same weights, bit for bit, on the same machine.
+    same seed gives the same weights, on the CPUs of one machine bit for bit.
 
     Args:
         model: What is trained; left in training mode.

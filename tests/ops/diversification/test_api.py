@@ -7,7 +7,7 @@ from torch.autograd import forward_ad
 from tapadl.ops.diversification import attention_diversification, attention_diversification_from_map
 
 QUERY, KEY = torch.zeros(2, 3, 5, 4), torch.zeros(2, 3, 7, 4)
-IMPLS = ["auto", "reference", "chunked"]
+IMPLS = ["auto", "reference", "single_pass", "chunked"]
 
 
 @pytest.mark.parametrize(

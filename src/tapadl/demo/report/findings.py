@@ -230,7 +230,7 @@ def verdict(difference: Estimate | None) -> str:
     """
     if difference is None:
         return "There is nothing to compare with."
-    if difference.mean == 0:
+    if abs(difference.mean) < 1e-12:  # of errors summed in another order
         return "The same number of errors."
     way = "Fewer" if difference.mean < 0 else "More"
     if difference.exceeds_spread is None:

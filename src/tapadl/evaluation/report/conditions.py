@@ -50,7 +50,7 @@ def benchmark_facts(findings: BenchmarkFindings) -> list[tuple[str, str]]:
     if "fingerprints" in found.images:
         prints = list(found.images["fingerprints"])
         more = f" and {len(prints) - 1} more" if len(prints) > 1 else ""
-        lines.append(("Fingerprint of the images", f"{prints[0]}{more}"))
+        lines.append(("Fingerprint of the images", f"{prints[0]}{more}" if prints else "none"))
     if found.form != "stored" or findings.attacks:
         lines.append(("Seed", str(settings.get("seed"))))
     if "image_size" in found.notes:
@@ -75,7 +75,7 @@ def _strength(attack: Mapping[str, Any]) -> str:
     texts = dict(fact_lines(attack, none=_NONE))
     if "eps" in attack:
         steps = Fraction(attack["eps"] * 255).limit_denominator(100)
-        texts["eps"] = f"{attack['eps']:.3g} = {float(steps):g}/255"
+        texts["eps"] = f"{attack['eps']:.3g}" + (f" = {float(steps):g}/255" if steps else "")
     return ", ".join(f"{name} {text}" for name, text in texts.items())
 
 
@@ -100,7 +100,10 @@ def notices(findings: BenchmarkFindings) -> list[str]:
         lines.append("There are no published constants for this image size: lengths in pixels were scaled.")
     if found.images.get("subset") is not None:
         lines.append(f"A fixed subset of {found.images['count']:,} images, not the whole set.")
-    if "relative_mce" in findings.standard_errors[0] and found.clean_error is None:
+    if any(
+        "relative_mce" in errors and one.clean_error is None
+        for errors, one in zip(findings.standard_errors, findings.found, strict=True)
+    ):
         lines.append("The standard error of the relative mCE takes the clean error as exact.")
     if findings.corruptions and not findings.relative_to_alexnet:
         lines.append("There is no mCE here: AlexNet's errors are known for ImageNet-C alone.")

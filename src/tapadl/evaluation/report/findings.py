@@ -173,7 +173,12 @@ class BenchmarkFindings:
 
     def _headline(self, name: str) -> Headline:
         entries = tuple(self.entry(place, name) for place in range(len(self.models)))
-        missing = "" if all(entry.value is not None for entry in entries) else self._why_missing(name)
+        lacking = [entry.model.label for entry in entries if entry.value is None]
+        missing = ""
+        if len(lacking) == len(entries):
+            missing = self._why_missing(name)
+        elif lacking:
+            missing = f"Not known of {', '.join(lacking)}."
         return Headline(name, measure(name), entries, missing)
 
     def _why_missing(self, name: str) -> str:

@@ -27,7 +27,7 @@ def percent(fraction: float) -> str:
         >>> percent(0.2345)
         '23.4'
     """
-    return f"{100 * fraction:.1f}"
+    return f"{round(100 * fraction, 1) + 0.0:.1f}"  # no -0.0
 
 
 def signed(value: float, places: int) -> str:

@@ -93,6 +93,7 @@ class ClassificationRecipe:
             evaluate=evaluate,
             score="top1",
             units=built.blocks(),
+            evaluated_on="" if data.val is None else data.val.fingerprint,
         )
         return cls(ingredients, plan, built, data, lambda: training_set.unreadable, settings.tap)
 

@@ -90,6 +90,7 @@ class SegmentationRecipe:
             evaluate=evaluate,
             score="miou",
             units=built.blocks(),
+            evaluated_on="" if data.val is None else data.val.fingerprint,
         )
         return cls(ingredients, plan, built, data, lambda: training_set.unreadable)
 

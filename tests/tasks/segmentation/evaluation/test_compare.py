@@ -27,8 +27,10 @@ def test_same_weights_are_told_apart_by_nothing(make_result):
 
 
 def test_a_single_image_says_nothing_of_others(make_result):
-    (found,) = compare([make_result(count=1), make_result(count=1, error=0.3)]).by_benchmark["cityscapes-c"]
-    assert {(one.interval, one.better) for one in found.differences} == {(None, None)}
+    for count in (1, 2, 5):
+        results = [make_result(count=count), make_result(count=count, error=0.3)]
+        (found,) = compare(results).by_benchmark["cityscapes-c"]
+        assert {(one.interval, one.better) for one in found.differences} == {(None, None)}
 
 
 @pytest.mark.parametrize(

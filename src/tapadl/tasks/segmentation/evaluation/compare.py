@@ -7,6 +7,9 @@ from tapadl.evaluation.compare import choose_benchmarks, model_labels
 from tapadl.tasks.segmentation.evaluation.counts import interval
 from tapadl.tasks.segmentation.evaluation.result import BenchmarkResult, SegmentationResult
 
+FEWEST = 6
+"""Images of a condition below which all of them may point one way by chance: 2 / 2 ** 6 is below 5 %."""
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -16,7 +19,7 @@ class Difference:
         metric: Its name, such as "miou".
         reference: Value of the first model, 0..1.
         other: Value of the other.
-        interval: 95 % bootstrap interval of other - reference over images; None for a single image.
+        interval: 95 % bootstrap interval of other - reference over images; None for fewer than `FEWEST`.
     """
 
     metric: str
@@ -113,7 +116,7 @@ def _compare_pair(
             metrics[metric],
             other_metrics[metric],
             interval(other_found.resamples[metric] - found.resamples[metric])
-            if found.images["count"] > 1
+            if found.fewest >= FEWEST
             else None,
         )
         for metric in metrics

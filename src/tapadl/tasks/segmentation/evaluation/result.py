@@ -90,8 +90,13 @@ class BenchmarkResult:
         return resampled_metrics(self.records) if self.labelled else {}
 
     def interval(self, metric: str) -> tuple[float, float] | None:
-        """95 % bootstrap interval of a metric over images; None for a single image."""
-        return interval(self.resamples[metric]) if self.images["count"] > 1 else None
+        """95 % bootstrap interval of a metric over images; None where a condition has a single image."""
+        return interval(self.resamples[metric]) if self.fewest > 1 else None
+
+    @property
+    def fewest(self) -> int:
+        """Images of the condition with the fewest."""
+        return min(record.count for record in self.records)
 
     def to_json(self) -> dict[str, Any]:
         """As plain data, with what follows from the records; null for a class that was not found."""
