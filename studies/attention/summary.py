@@ -319,6 +319,8 @@ def tables(lines: Lines, plan: Plan) -> dict[str, str]:
     found = {section.name: table(lines, cost, section, apart) for section in plan.sections}
     main = plan.sections[0]
     found["attention"] = attention_table(lines, main)
+    (losses,) = (section for section in plan.sections if section.name == "regularisers")
+    found["attention-regularisers"] = attention_table(lines, losses)
     found["pairs"] = pairs_table(lines, main, pool)
     found["corruptions"] = corruptions_table(lines, main)
     if is_complete(lines, plan):
