@@ -81,3 +81,12 @@ def test_statistics_in_training_leave_padding_out(size):
     norm = predictor.proj[1]
     torch.testing.assert_close(norm.running_mean, 0.1 * values.mean(0))
     torch.testing.assert_close(norm.running_var, 0.9 + 0.1 * values.var(0))
+
+
+def test_under_autocast_the_first_scores_have_the_dtype_of_a_convolution():
+    tokens, grid = torch.randn(2, 15, 8), PatchGrid((3, 5), 0)
+    first = DilationPredictor(8, 4).proj[0]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert first(tokens, grid).dtype == torch.bfloat16
+        assert torch.nn.Conv2d.forward(first, grid.to_map(tokens)).dtype == torch.bfloat16
+    assert first(tokens, grid).dtype == torch.float32

@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from tapadl.attach.capture import AttentionCapture, Captured, QueryKey, SiteListener
 from tapadl.attach.diversification import AttentionDiversificationLoss
+from tapadl.attach.share_of_batch import ALL_ITEMS, Noticed, share_of_batch
 from tapadl.attach.site import Site
 from tapadl.ops.numbers import is_number
 
@@ -197,7 +198,7 @@ class AttachedDiversification:
         count = options.get(ALL_ITEMS)
         if count is None or self._loss is None or torch.compiler.is_compiling():
             return None
-        return inputs, options | {ALL_ITEMS: _Noticed.of(torch.as_tensor(count))}
+        return inputs, options | {ALL_ITEMS: Noticed.of(torch.as_tensor(count))}
 
     def after_forward(
         self, _model: nn.Module, _inputs: tuple[Any, ...], options: dict[str, Any], output: Any
@@ -214,7 +215,7 @@ class AttachedDiversification:
                 f'expected output["loss"] to be one number, got {tuple(own_loss.shape)}; return its mean'
             )
         returns_loss = own_loss is not None and any(carrier is own_loss for carrier in carriers)
-        factor = _share_of_batch(options) if returns_loss else self._told_scale(self._loss.heard_float16())
+        factor = share_of_batch(options) if returns_loss else self._told_scale(self._loss.heard_float16())
         hidden = self.settings["weight"] * factor * self._loss()
         if not hidden.requires_grad:
             return None
@@ -294,60 +295,6 @@ class _Behind(torch.autograd.Function):
         else:
             upstream = gradients[0].reshape(()).to(ctx.device, ctx.dtype)
         return upstream, None, None, *gradients
-
-
-ALL_ITEMS = "num_items_in_batch"
-
-
-class _Noticed(torch.Tensor):
-    """A number that notices whether somebody computes with it, or asks for its value."""
-
-    uses: list[str]
-
-    @classmethod
-    def of(cls, number: torch.Tensor, uses: list[str] | None = None) -> "_Noticed":
-        """The number; copies of it, on other devices too, note their uses in the same list."""
-        noticed = number.as_subclass(cls)
-        noticed.uses = [] if uses is None else uses
-        return noticed
-
-    @classmethod
-    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        leaves, structure = tree_flatten((args, kwargs or {}))
-        mine = [leaf for leaf in leaves if isinstance(leaf, cls)]
-        with torch._C.DisableTorchFunctionSubclass():
-            plain = [leaf.as_subclass(torch.Tensor) if isinstance(leaf, cls) else leaf for leaf in leaves]
-            args, kwargs = tree_unflatten(plain, structure)
-            result = func(*args, **kwargs)
-        if func in _MOVES:
-            return cls.of(result, mine[0].uses)
-        if func.__name__ != "__get__":  # .device and the like
-            for noticed in mine:
-                noticed.uses.append(func.__name__)
-        return result
-
-
-_MOVES = (torch.Tensor.to, torch.Tensor.cuda, torch.Tensor.cpu, torch.Tensor.detach, torch.Tensor.clone)
-
-
-def _share_of_batch(options: dict[str, Any]) -> float | torch.Tensor:
-    """What part of a step's labels these are, where the model divides its loss by the number of all of them.
-
-    Trainer of transformers asks for that under gradient accumulation and over processes; some models, and
-    the losses of several labels an image, take the number and do not use it. In a compiled graph that cannot
-    be seen, and it is taken to be used.
-    """
-    all_items, labels = options.get(ALL_ITEMS), options.get("labels")
-    if all_items is None:
-        return 1.0
-    if isinstance(all_items, _Noticed):
-        if not all_items.uses:
-            return 1.0
-        all_items = all_items.as_subclass(torch.Tensor)
-    if labels is None:
-        raise RuntimeError("expected labels beside num_items_in_batch, got none; pass them by name")
-    share: torch.Tensor = labels.ne(-100).sum() / torch.as_tensor(all_items, device=labels.device)
-    return share
 
 
 def _check(weight: float, loss_scale: LossScale | None) -> None:

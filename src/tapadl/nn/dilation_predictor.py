@@ -64,8 +64,8 @@ class _TokenConv2d(nn.Conv2d):
     def forward(self, tokens: torch.Tensor, grid: PatchGrid) -> torch.Tensor:  # type: ignore[override]
         if torch.compiler.is_compiling():
             return super().forward(grid.to_map(grid.split(tokens)[1]))
-        values = _taps(tokens, self.weight, grid)
-        return F.fold(values, grid.size, kernel_size=3, padding=1).to(tokens.dtype)
+        values = _values_of_taps(tokens, self.weight)
+        return F.fold(_wide(values, grid), grid.size, kernel_size=3, padding=1).to(values.dtype)
 
 
 class _TokenConv1d(nn.Conv1d):
@@ -80,13 +80,18 @@ class _TokenConv1d(nn.Conv1d):
             sequence = grid.to_map(grid.split(tokens)[1])
             return super().forward(F.pad(sequence, (2, 0)) if self.causal else sequence)
         length = grid.num_patches
-        full = F.fold(_taps(tokens, self.weight, grid), (1, length + 2), kernel_size=(1, 3)).squeeze(2)
-        return full.narrow(2, 0 if self.causal else 1, length).to(tokens.dtype)
+        values = _values_of_taps(tokens, self.weight)
+        full = F.fold(_wide(values, grid), (1, length + 2), kernel_size=(1, 3)).squeeze(2)
+        return full.narrow(2, 0 if self.causal else 1, length).to(values.dtype)
 
 
-def _taps(tokens: torch.Tensor, weight: torch.Tensor, grid: PatchGrid) -> torch.Tensor:
-    """What each patch gives to its neighbours, (B, taps * K, N), in at least float32."""
+def _values_of_taps(tokens: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """What each token gives to its neighbours, (B, N, taps * K)."""
     # fold adds the value of the kernel's last corner where a convolution reads the first.
     taps = weight.flip(*range(2, weight.ndim)).flatten(2).transpose(1, 2).flatten(0, 1)
-    values = F.linear(tokens, taps)
+    return F.linear(tokens, taps)
+
+
+def _wide(values: torch.Tensor, grid: PatchGrid) -> torch.Tensor:
+    """Those of the patches, (B, taps * K, patches), in at least float32."""
     return grid.split(values)[1].transpose(1, 2).to(torch.promote_types(values.dtype, torch.float32))

@@ -189,7 +189,7 @@ def _record_start(folder: Path, device: torch.device, command: str, recipe: Reci
         "git_revision": _git_revision(),
         "processes": dist.get_world_size(),
         "hardware": hardware(device),
-        "val": None if recipe.data.val is None else recipe.data.val.fingerprint,
+        "val": recipe.ingredients.evaluated_on,
     }
     if earlier and earlier[-1].get("val") != now["val"]:
         watcher.tell(
