@@ -9,7 +9,8 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 import tapadl
-from tapadl.attach.tap import AttachedTAP, GridRecorder
+from tapadl.attach.grid_recorder import GridRecorder
+from tapadl.attach.tap import AttachedTAP
 
 FAMILIES = {
     "class token": {},
